@@ -1,0 +1,1 @@
+"""NIM4-ASR in the open: build, understand and ship LLM-based speech recognition."""

@@ -1,0 +1,1 @@
+"""Audio: files, features that are the same whole or in pieces, augmentation."""

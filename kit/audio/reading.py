@@ -1,0 +1,150 @@
+"""Audio files of any rate and number of channels as 16 kHz mono samples, with every fault named before it does harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import torch
+
+from kit.errors import KitError
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+_BLOCK = 1 << 20  # values read at once, over all channels
+_HIGHEST_RATE = 768_000  # Hz; a header that says more is broken, and the filter for it would fill the memory
+_LOUDEST = 8.0  # of full scale 1.0: decoders overshoot a little, samples beyond this were never scaled to [-1, 1]
+_HALF_WIDTH = 10  # of the anti-aliasing filter, in samples at the lower of the two rates
+
+
+class AudioError(KitError):
+    """A recording that cannot be used."""
+
+
+def read_audio(path: str | Path, sample_rate: int = 16000, max_seconds: float = 7200.0) -> torch.Tensor:
+    """Read a recording (wav, flac, mp3, ogg) block by block.
+
+    Args:
+        path: the file; its channels are averaged.
+        sample_rate: of the result in Hz; other rates are resampled with a polyphase filter.
+        max_seconds: the longest recording to accept; a longer one is refused before it is read.
+
+    Returns:
+        (N,) float32 in [-1, 1].
+
+    Raises:
+        AudioError: the file is missing, unreadable, no audio, without samples, longer than `max_seconds`, or has
+            samples that are not numbers or not scaled to [-1, 1].
+    """
+    import soundfile
+
+    path = Path(path)
+    _check_file(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            _check_header(path, file, max_seconds)
+            mono = _mono_blocks(path, file, max_seconds)
+            pieces = [torch.from_numpy(piece) for piece in _resampled(mono, file.samplerate, sample_rate)]
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.removeprefix("Error : ").rstrip(".")
+        mend = "give a whole wav, flac, mp3 or ogg file, or convert it first, for example with ffmpeg"
+        _refuse(path, f"cannot be read as audio ({reason})", mend)
+    samples = torch.cat(pieces) if pieces else torch.zeros(0)
+    if not len(samples):
+        _refuse(path, "has no samples", "check that the recording was saved whole")
+    return samples.clamp_(-1.0, 1.0)
+
+
+def _refuse(path: Path, fault: str, mend: str) -> NoReturn:
+    raise AudioError(f"{path} {fault}; {mend}")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            _refuse(path, "is a folder", "name the audio files in it")
+        with path.open("rb") as file:
+            if not file.read(1):
+                _refuse(path, "is empty (0 bytes)", "check that the recording was saved whole")
+    except FileNotFoundError:
+        _refuse(path, "does not exist", "check the path")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        _refuse(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}", "check its permissions")
+
+
+def _check_header(path: Path, file: SoundFile, max_seconds: float) -> None:
+    if file.samplerate > _HIGHEST_RATE:
+        _refuse(path, f"has a sample rate of {file.samplerate} Hz", f"convert it to at most {_HIGHEST_RATE} Hz")
+    _check_length(path, file.frames / file.samplerate, max_seconds)
+
+
+def _check_length(path: Path, seconds: float, limit: float) -> None:
+    if seconds > limit:
+        _refuse(path, f"is longer than the limit of {limit:g} s", "cut it into shorter files")
+
+
+def _mono_blocks(path: Path, file: SoundFile, max_seconds: float) -> Iterator[np.ndarray]:
+    """(n,) float32 blocks of the mean over channels; what the header promised is checked against what comes."""
+    seen = 0
+    for block in file.blocks(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True):
+        seen += len(block)
+        _check_length(path, seen / file.samplerate, max_seconds)
+        _check_samples(path, block)
+        yield block.mean(axis=1)
+
+
+def _check_samples(path: Path, block: np.ndarray) -> None:
+    peak = np.abs(block).max(initial=0.0)  # NaN if any sample is
+    if not np.isfinite(peak):
+        _refuse(path, "has samples that are NaN or infinite", "export the recording again as 16-bit wav")
+    if peak > _LOUDEST:
+        _refuse(path, f"has samples as large as {peak:.0f}, not in [-1, 1]", "scale them or export it as 16-bit wav")
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    """What scipy.signal.resample_poly gives for the whole signal, piece by piece.
+
+    Output sample m lies at input time m * down / up, so blocks of a multiple of `down` input samples begin on an
+    output sample, and with as much context on both sides as the filter is wide their middles are exact.
+    """
+    if rate == wanted:
+        yield from blocks
+        return
+    up, down = wanted // math.gcd(rate, wanted), rate // math.gcd(rate, wanted)
+    window = _filter(up, down)
+    margin = down * math.ceil((len(window) // 2 / up + 1) / down)
+    buffer = np.zeros(margin, dtype=np.float32)  # silence before the first sample
+    total = done = 0  # input samples that came, and those whose output was given
+    for block in blocks:
+        total += len(block)
+        buffer = np.concatenate((buffer, block))
+        ready = (len(buffer) - 2 * margin) // down * down
+        if ready > 0:
+            yield _middle(buffer[: ready + 2 * margin], up, down, window, margin, ready * up // down)
+            buffer, done = buffer[ready:], done + ready
+    if total > done:
+        rest = math.ceil((total - done) * up / down)
+        tail = np.concatenate((buffer, np.zeros(margin, dtype=np.float32)))
+        yield _middle(tail, up, down, window, margin, rest)
+
+
+def _filter(up: int, down: int) -> np.ndarray:
+    """The low-pass filter that resample_poly designs by itself, so that its width is known here."""
+    from scipy.signal import firwin
+
+    lowest = max(up, down)
+    taps: np.ndarray = firwin(2 * _HALF_WIDTH * lowest + 1, 1.0 / lowest, window=("kaiser", 5.0))
+    return taps.astype(np.float32)
+
+
+def _middle(samples: np.ndarray, up: int, down: int, window: np.ndarray, margin: int, count: int) -> np.ndarray:
+    """`count` output samples from the end of the left margin on."""
+    from scipy.signal import resample_poly
+
+    first = margin * up // down
+    resampled: np.ndarray = resample_poly(samples, up, down, window=window)
+    return resampled[first : first + count]

@@ -1,0 +1,154 @@
+"""Files that appear whole or not at all: write beside the target, flush to disk, then rename over it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from kit.errors import KitError
+
+_T = TypeVar("_T")
+
+# What a full, read-only or failing disk answers; any other OSError inside a block is somebody else's business.
+_WRITE_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+}
+_MENDS = {
+    errno.EROFS: "choose a folder you may write to",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EPERM: "choose a folder you may write to",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EEXIST: "a file stands where a folder is wanted",
+    errno.EISDIR: "a folder stands there already",
+}
+
+
+def _explain(path: Path, number: int | None) -> KitError:
+    reason = os.strerror(number) if number else "unknown error"
+    return KitError(f"cannot write {path}: {reason}; {_MENDS.get(number or 0, 'free some space and try again')}")
+
+
+def _write_errno(error: BaseException | None) -> int | None:
+    """The error number when `error`, or one it came from, tells of a disk that takes no more; else None.
+
+    torch.save answers a full disk with an unrelated RuntimeError that has the OSError behind it; libraries written
+    in Rust (safetensors) put the number into their message: "... (os error 28)".
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            number = error.errno
+        else:
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(found.group(1)) if found else None
+        if number in _WRITE_ERRORS:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of a disk that takes no more into a KitError about `path`; all others pass."""
+    try:
+        yield
+    except KitError:
+        raise
+    except Exception as error:
+        number = _write_errno(error)
+        if number is None:
+            raise
+        raise _explain(path, number) from error
+
+
+def _make_part(path: Path, make: Callable[..., _T]) -> _T:
+    """A temporary file or folder beside `path`: the same disk, so that a rename is all that is left to do."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return make(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _explain(path, error.errno) from error
+
+
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write` with an open binary file that replaces `path` only when everything reached the disk.
+
+    Raises:
+        KitError: the disk is full or the folder cannot be written; what stood at `path` before is untouched.
+    """
+    path = Path(path)
+    handle, name = _make_part(path, tempfile.mkstemp)
+    try:
+        with _explained(path):
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)  # mkstemp makes private files; results are meant to be read
+            os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+
+
+@contextmanager
+def folder_atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` when the block ends well and vanishes when it does not.
+
+    Raises:
+        KitError: the folder cannot be written, the disk is full, or `path` exists already. Other errors of the
+            block pass through unchanged.
+    """
+    path = Path(path)
+    if path.exists():
+        raise KitError(f"{path} exists already; remove it or choose another place")
+    temporary = Path(_make_part(path, tempfile.mkdtemp))
+    try:
+        with _explained(path):
+            yield temporary
+            os.chmod(temporary, 0o755)  # mkdtemp makes private folders
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` and a trial file in it, so that a long job fails at its start and not at its end.
+
+    Raises:
+        KitError: nothing can be written there.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"trial")
+    except OSError as error:
+        raise _explain(folder, error.errno) from error
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a killed process left half-written in `folder`; only its owner may call this."""
+    for leftover in Path(folder).glob(".*.part"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+import errno
+import io
+import os
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kit.errors import KitError, UsageError, nearest
+from kit.files import check_writable, folder_atomic, remove_leftovers, write_atomic, write_text
+
+
+@contextmanager
+def disk_of(limit):
+    """A disk that takes files of `limit` bytes only: the kernel answers as it does when one is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "deep" / "file.txt"
+    write_text(target, "first")
+    write_text(target, "第二")
+    assert target.read_text(encoding="utf-8") == "第二"
+    assert names(target.parent) == ["file.txt"]
+    assert os.stat(target).st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("size", [10, 5000, 2_000_000])
+def test_a_full_disk_leaves_the_old_file(tmp_path, size):
+    target = tmp_path / "file.bin"
+    write_text(target, "old")
+    with disk_of(size // 2), pytest.raises(KitError, match=r"cannot write .*file\.bin: File too large; free"):
+        write_atomic(target, lambda file: file.write(b"0" * size))
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.parametrize("elements", [10, 10_000, 1_000_000])
+def test_torch_save_on_a_full_disk_tells_the_real_reason(tmp_path, elements):
+    weights = {"a": torch.zeros(elements), "b": torch.zeros(elements)}
+    whole = io.BytesIO()
+    torch.save(weights, whole)
+    target = tmp_path / "last.ckpt"
+    for share in (0.1, 0.5, 0.9):
+        with disk_of(int(share * whole.tell())), pytest.raises(KitError, match="File too large"):
+            write_atomic(target, lambda file: torch.save(weights, file))
+    assert names(tmp_path) == []
+
+
+def test_an_error_of_the_writer_passes_unchanged(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        write_atomic(tmp_path / "file", fail)
+    assert names(tmp_path) == []
+
+
+def test_folder_atomic_appears_only_when_whole(tmp_path):
+    target = tmp_path / "export"
+    with folder_atomic(target) as folder:
+        write_text(folder / "a", "x")
+        assert not target.exists()
+    assert names(target) == ["a"]
+    with pytest.raises(KeyError), folder_atomic(tmp_path / "other") as folder:
+        write_text(folder / "a", "x")
+        raise KeyError("stop")
+    assert names(tmp_path) == ["export"]
+
+
+def test_folder_atomic_never_overwrites(tmp_path):
+    (tmp_path / "export").mkdir()
+    with pytest.raises(KitError, match="exists already"), folder_atomic(tmp_path / "export"):
+        pass
+
+
+def test_safetensors_on_a_full_disk(tmp_path):
+    with disk_of(1000), pytest.raises(KitError, match=r"cannot write .*export: File too large"):
+        with folder_atomic(tmp_path / "export") as folder:
+            save_file({"a": torch.zeros(100_000)}, folder / "model.safetensors")
+    assert names(tmp_path) == []
+
+
+def test_folder_atomic_does_not_take_a_missing_input_for_a_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), folder_atomic(tmp_path / "export"):
+        (tmp_path / "absent").read_text()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for act in (check_writable, lambda path: write_text(path / "x", "")):
+        with pytest.raises(KitError, match=r"cannot write .*(a part of this path is a file|a file stands where)"):
+            act(tmp_path / "file" / "runs")
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(KitError, match="Read-only file system; choose a folder you may write to"):
+        check_writable(tmp_path / "runs")
+
+
+def test_check_writable_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+
+
+def test_remove_leftovers_spares_whole_files(tmp_path):
+    (tmp_path / ".last.ckpt.abc.part").write_text("half")
+    (tmp_path / ".export.abc.part").mkdir()
+    (tmp_path / "last.ckpt").write_text("whole")
+    (tmp_path / "notes.part").write_text("the user's own")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["last.ckpt", "notes.part"]
+
+
+def test_errors():
+    assert issubclass(UsageError, KitError)
+    assert nearest("stf", ["pretrain", "sft", "align"]) == "sft"
+    assert nearest("zzzzzz", ["pretrain", "sft"]) is None
+    assert nearest("a", []) is None
