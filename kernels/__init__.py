@@ -1,0 +1,1 @@
+"""The hot path. Knows torch and triton only."""

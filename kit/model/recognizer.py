@@ -1,0 +1,143 @@
+"""The recognizer: encoder, phoneme head, adaptor and LLM, whichever parts a stage needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from kit.errors import KitError
+from kit.model.encoder import WHOLE, Chunk, ConformerEncoder
+from kit.model.heads import Adaptor, PhonemeHead
+from kit.model.losses import IGNORE
+from kit.text.phonemes import PhonemeInventory
+from kit.text.prompt import TEMPLATE, Prompt
+
+PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
+
+
+def build_llm(config: DictConfig, pretrained: bool) -> nn.Module:
+    """The language model of `model.llm`: from the hub or a folder if `pretrained`, else random with `config` as shape.
+
+    Raises:
+        KitError: the named model cannot be had.
+    """
+    from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    if not (pretrained and config.pretrained):
+        return Qwen3ForCausalLM(Qwen3Config(**OmegaConf.to_container(config.config, resolve=True)))
+    try:
+        return AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise KitError(
+            f"cannot load model.llm.pretrained={config.pretrained}: it is neither a folder with safetensors nor to be "
+            "had from the hub; download it and give its folder, or set model.llm.pretrained=null for a random one"
+        ) from error
+
+
+class Recognizer(nn.Module):
+    """Speech in, phonemes and text out.
+
+    Args:
+        config: the `model` section of the configuration.
+        parts: which of PARTS to build.
+        tokenizer: the LLM's; needed for everything with text.
+        inventory: the phonemes; the default one if None.
+        pretrained: load the LLM's weights named in the configuration (an export brings its own).
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        parts: Collection[str] = PARTS,
+        tokenizer: Any = None,
+        inventory: PhonemeInventory | None = None,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.parts = config, tuple(part for part in PARTS if part in parts)
+        self.tokenizer, self.inventory = tokenizer, inventory or PhonemeInventory.default()
+        self.prompt = Prompt(config.prompt.template or TEMPLATE)
+        encoder = config.encoder
+        self.encoder = ConformerEncoder(bins=config.features.bins, **encoder) if "encoder" in parts else None
+        self.phoneme_head = (
+            PhonemeHead(encoder.dim, len(self.inventory), config.phoneme_head.hidden)
+            if "phoneme_head" in parts
+            else None
+        )
+        self.llm = build_llm(config.llm, pretrained) if "llm" in parts else None
+        self.adaptor = (
+            Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
+            if "adaptor" in parts
+            else None
+        )
+        self.text_ids = lru_cache(maxsize=1 << 17)(self._text_ids)  # a text is tokenized once, not once an epoch
+
+    @property
+    def llm_width(self) -> int:
+        """Hidden size of the LLM."""
+        return self.llm.config.hidden_size if self.llm is not None else self.config.llm.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def encode(self, features: Tensor, lengths: Tensor, chunk: Chunk = WHOLE) -> tuple[Tensor, Tensor]:
+        """(B, T, F) log-mel features and lengths (B,) to encoder frames (B, T', D) and their lengths."""
+        frames, lengths, _ = self.encoder(features, lengths, chunk)
+        return frames, lengths
+
+    def prompt_embeddings(self, hints: Sequence[Sequence[str]] | None, batch: int) -> list[Tensor]:
+        """What follows the speech in each row's prompt: one (n, E) tensor a row."""
+        table = self.llm.get_input_embeddings()
+        if hints is None:
+            return [table(self._tensor(self.prompt.suffix_ids(self.tokenizer)))] * batch
+        return [table(self._tensor(self.prompt.suffix_ids(self.tokenizer, row))) for row in hints]
+
+    def prefix_cache(self, batch: int) -> Any:
+        """Keys and values of the static prefix, computed once and shared by all rows; gradients flow through it."""
+        from transformers import DynamicCache
+
+        ids = self._tensor(self.prompt.prefix_ids(self.tokenizer))[None]
+        cache = self.llm.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        cache.batch_repeat_interleave(batch)
+        return cache
+
+    def text_loss(
+        self, speech: Tensor, lengths: Tensor, texts: Sequence[str], hints: Sequence[Sequence[str]] | None = None
+    ) -> Tensor:
+        """Cross-entropy of the transcripts, a token, given speech embeddings in the prompt.
+
+        Args:
+            speech: (B, S, E) speech embeddings; S may be 0 for text without speech.
+            lengths: (B,) speech tokens.
+            texts: B normalized transcripts.
+            hints: hotwords of each row, or None for none at all.
+        """
+        table = self.llm.get_input_embeddings()
+        rows, targets = [], []
+        after = self.prompt_embeddings(hints, len(texts))
+        for heard, size, tail, text in zip(speech, lengths.tolist(), after, texts, strict=True):
+            ids = self._tensor(self.text_ids(text))  # (n,) ends with the end of turn
+            rows.append(torch.cat([heard[:size], tail, table(ids[:-1])]))
+            silent = ids.new_full((size + len(tail) - 1,), IGNORE)
+            targets.append(torch.cat([silent, ids]))
+        inputs = pad_sequence(rows, batch_first=True)  # (B, N, E)
+        labels = pad_sequence(targets, batch_first=True, padding_value=IGNORE)
+        cache = self.prefix_cache(len(rows))
+        hidden = self.llm.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        wanted = labels != IGNORE
+        return F.cross_entropy(self.llm.lm_head(hidden[wanted]).float(), labels[wanted])
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.prompt.answer_ids(self.tokenizer, text))
+
+    def _tensor(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.device)

@@ -1,0 +1,46 @@
+"""A model and a corpus small enough for tests: the real classes in sizes that take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from kit.config import compose
+from kit.model.recognizer import PARTS, Recognizer
+from kit.text.tokens import train_tokenizer
+
+SIZES = [
+    "model.encoder.dim=32",
+    "model.encoder.heads=2",
+    "model.encoder.layers=2",
+    "model.encoder.kernel=5",
+    "model.encoder.channels=4",
+    "model.adaptor.hidden=32",
+    "model.llm.config.vocab_size=600",
+    "model.llm.config.hidden_size=32",
+    "model.llm.config.intermediate_size=64",
+    "model.llm.config.num_hidden_layers=2",
+    "model.llm.config.num_attention_heads=2",
+    "model.llm.config.num_key_value_heads=1",
+    "model.llm.config.head_dim=16",
+]
+TEXTS = ["打开天窗", "导航到外滩", "turn on the radio", "播放hello", "take me to the airport"]
+
+
+def small_config(*overrides: str, cache: Path | None = None) -> DictConfig:
+    """The default configuration at test size."""
+    where = [f"cache={cache}"] if cache else []
+    return compose([*SIZES, "data.hours=0.01", *where, *overrides])
+
+
+def small_recognizer(parts: tuple[str, ...] = PARTS, seed: int = 0) -> Recognizer:
+    """A random recognizer with a tokenizer that knows TEXTS."""
+    torch.manual_seed(seed)
+    config = small_config().model
+    recognizer = Recognizer(config, parts, train_tokenizer(TEXTS * 3, config.llm.config.vocab_size)).eval()
+    for name, parameter in recognizer.named_parameters():
+        if "bias_" in name:
+            torch.nn.init.normal_(parameter)
+    return recognizer
