@@ -17,7 +17,7 @@ from kit.decoding.phonemes import greedy
 from kit.errors import KitError
 from kit.model.encoder import Chunk
 from kit.model.export import load_export
-from kit.model.recognizer import Recognizer
+from kit.model.recognizer import PARTS, Recognizer
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Hypothesis:
     """What was heard.
 
     Attributes:
-        text: the LLM's transcript.
+        text: the LLM's transcript; None without an LLM.
         phonemes: ids of the CTC head's greedy path.
     """
 
-    text: str
+    text: str | None
     phonemes: list[int]
 
 
@@ -50,6 +50,8 @@ def recognize(
     """
     frames, lengths = recognizer.encode(features, lengths, Chunk(decoding.chunk, decoding.left))
     phonemes = greedy(recognizer.phoneme_head(frames), lengths)
+    if not {"llm", "adaptor"} <= set(recognizer.parts):
+        return [Hypothesis(None, row) for row in phonemes]
     speech, sizes = recognizer.adaptor(frames, lengths)
     texts = generate(recognizer, speech, sizes, decoding.max_tokens, hints)
     return [Hypothesis(text, row) for text, row in zip(texts, phonemes, strict=True)]
@@ -88,7 +90,7 @@ def transcribe_files(
     paths: Sequence[str | Path], export: str | Path, config: DictConfig
 ) -> Iterator[tuple[str | Path, str | KitError]]:
     """Each file's text as it is ready, in order; a file that cannot be read gives its error and the others go on."""
-    recognizer = load_export(export)
+    recognizer = load_export(export, PARTS)
     extract = LogMel()
     for path in paths:
         try:
@@ -97,6 +99,6 @@ def transcribe_files(
             if not len(features):
                 raise AudioError(f"{path} is shorter than one window of 25 ms; give at least that much audio")
             result = recognize(recognizer, features[None], torch.tensor([len(features)]), config.decoding)
-            yield path, result[0].text
+            yield path, result[0].text or ""
         except KitError as error:
             yield path, error

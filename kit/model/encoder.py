@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,9 @@ class ConformerEncoder(nn.Module):
         dropout: everywhere.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         bins: int,
@@ -127,7 +131,7 @@ class ConformerEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dim, self.bins = dim, bins
+        self.dim, self.bins, self.heads = dim, bins, heads
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("scale", torch.ones(bins))
         self.subsampling = Subsampling(bins, channels, dim)
@@ -180,12 +184,11 @@ class ConformerEncoder(nn.Module):
         if chunk.frames <= 0:
             raise ValueError(f"streaming needs a chunk of at least one frame, not {chunk.frames}")
         like = self.subsampling.out.weight
-        heads = self.blocks[0].attention.heads
         return EncoderCache(
             chunk,
             like.new_zeros(batch, 0, self.bins),
-            [like.new_zeros(batch, 0, heads, 2 * self.dim // heads) for _ in self.blocks],
-            [block.convolution.empty_cache(batch, like) for block in self.blocks],
+            [like.new_zeros(batch, 0, self.heads, 2 * self.dim // self.heads) for _ in self.blocks],
+            [block.convolution.empty_cache(batch, like) for block in self._blocks()],
         )
 
     def stream(self, features: Tensor, cache: EncoderCache, final: bool = False) -> tuple[Tensor, EncoderCache]:
@@ -215,6 +218,9 @@ class ConformerEncoder(nn.Module):
         empty = features.new_zeros(features.shape[0], 0, self.dim)
         return (torch.cat(done, 1) if done else empty), cache
 
+    def _blocks(self) -> list[ConformerBlock]:
+        return cast(list[ConformerBlock], list(self.blocks))
+
     def _flush(self, waiting: Tensor, cache: EncoderCache, step: int) -> list[Tensor]:
         done = []
         while waiting.shape[1]:
@@ -229,7 +235,7 @@ class ConformerEncoder(nn.Module):
         x = self.subsampling(features)
         keep = cache.chunk.left * cache.chunk.frames if cache.chunk.left >= 0 else None
         table = position_table(cache.keys[0].shape[1] + x.shape[1], x.shape[1], self.dim, x)
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self._blocks()):
             x, keys, cache.frames[index] = block.stream(x, table, cache.keys[index], cache.frames[index])
             cache.keys[index] = keys if keep is None else keys[:, max(0, keys.shape[1] - keep) :]
         return x

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -24,12 +24,13 @@ from kit.model.recognizer import Recognizer
 from kit.text.phonemes import PhonemeInventory
 
 FORMAT = 1
+_MEND = "it was made with another model size; use the same model=... settings"
 TENSORS, ABOUT, PHONEMES = "model.safetensors", "export.json", "phonemes.json"
 
 
 def _tied(recognizer: Recognizer) -> set[str]:
     """Names of tensors that are another one's memory (the output layer of an LLM with tied embeddings)."""
-    tied = recognizer.llm is not None and recognizer.llm.config.tie_word_embeddings
+    tied = "llm" in recognizer.parts and recognizer.llm.config.tie_word_embeddings
     return {"llm.lm_head.weight"} if tied else set()
 
 
@@ -39,8 +40,8 @@ def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> N
     Args:
         meta: plain values kept beside the model (stage, run, metrics).
     """
-    config = OmegaConf.to_container(recognizer.config, resolve=True)
-    if recognizer.llm is not None:
+    config = cast(dict[str, Any], OmegaConf.to_container(recognizer.config, resolve=True))
+    if "llm" in recognizer.parts:
         shape = recognizer.llm.config.to_diff_dict()
         config["llm"]["config"] = {key: value for key, value in shape.items() if key not in ("architectures", "dtype")}
     about = {"format": FORMAT, "parts": list(recognizer.parts), "model": config, "meta": meta}
@@ -52,7 +53,7 @@ def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> N
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / TENSORS)
         recognizer.inventory.save(folder / PHONEMES)
-        if recognizer.tokenizer is not None and recognizer.llm is not None:
+        if recognizer.tokenizer is not None and "llm" in recognizer.parts:
             recognizer.tokenizer.save_pretrained(str(folder))
         write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
     except (OSError, SafetensorError) as error:
@@ -131,14 +132,12 @@ def _check(part: str, own: dict[str, torch.Tensor], stored: dict[str, torch.Tens
     if mine != theirs:
         name = sorted(mine ^ theirs)[0]
         how = "is missing in" if name in mine else "is surplus in"
-        raise KitError(
-            f"tensor {name} {how} {folder}: it was made with another model configuration; use the same model=... settings"
-        )
+        raise KitError(f"tensor {name} {how} {folder}: {_MEND}")
     for name in sorted(mine):
         if own[name].shape != stored[name].shape:
             raise KitError(
                 f"tensor {name} is {tuple(stored[name].shape)} in {folder} but {tuple(own[name].shape)} in this model: "
-                "it was made with another model size; use the same model=... settings"
+                f"{_MEND}"
             )
 
 

@@ -23,6 +23,6 @@ def ctc_loss(logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: T
 
 
 def frame_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of frames (B, T, V) against labels (B, T'), IGNORE where unknown; T and T' may differ by padding."""
+    """Cross-entropy of frames (B, T, V) against labels (B, T'), IGNORE where unknown; T, T' may differ by padding."""
     size = min(logits.shape[1], labels.shape[1])
     return F.cross_entropy(logits[:, :size].transpose(1, 2), labels[:, :size], ignore_index=IGNORE)

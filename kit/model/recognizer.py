@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from kit.text.prompt import TEMPLATE, Prompt
 PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
 
 
-def build_llm(config: DictConfig, pretrained: bool) -> nn.Module:
+def build_llm(config: DictConfig, pretrained: bool) -> Any:
     """The language model of `model.llm`: from the hub or a folder if `pretrained`, else random with `config` as shape.
 
     Raises:
@@ -31,7 +31,9 @@ def build_llm(config: DictConfig, pretrained: bool) -> nn.Module:
     from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     if not (pretrained and config.pretrained):
-        return Qwen3ForCausalLM(Qwen3Config(**OmegaConf.to_container(config.config, resolve=True)))
+        return Qwen3ForCausalLM(
+            Qwen3Config(**cast(dict[str, Any], OmegaConf.to_container(config.config, resolve=True)))
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
@@ -42,7 +44,7 @@ def build_llm(config: DictConfig, pretrained: bool) -> nn.Module:
 
 
 class Recognizer(nn.Module):
-    """Speech in, phonemes and text out.
+    """Speech in, phonemes and text out. A part that was not asked for is no attribute; `parts` says which there are.
 
     Args:
         config: the `model` section of the configuration.
@@ -51,6 +53,11 @@ class Recognizer(nn.Module):
         inventory: the phonemes; the default one if None.
         pretrained: load the LLM's weights named in the configuration (an export brings its own).
     """
+
+    encoder: ConformerEncoder
+    phoneme_head: PhonemeHead
+    adaptor: Adaptor
+    llm: Any  # a causal language model of transformers
 
     def __init__(
         self,
@@ -65,24 +72,20 @@ class Recognizer(nn.Module):
         self.tokenizer, self.inventory = tokenizer, inventory or PhonemeInventory.default()
         self.prompt = Prompt(config.prompt.template or TEMPLATE)
         encoder = config.encoder
-        self.encoder = ConformerEncoder(bins=config.features.bins, **encoder) if "encoder" in parts else None
-        self.phoneme_head = (
-            PhonemeHead(encoder.dim, len(self.inventory), config.phoneme_head.hidden)
-            if "phoneme_head" in parts
-            else None
-        )
-        self.llm = build_llm(config.llm, pretrained) if "llm" in parts else None
-        self.adaptor = (
-            Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
-            if "adaptor" in parts
-            else None
-        )
+        if "encoder" in parts:
+            self.encoder = ConformerEncoder(bins=config.features.bins, **encoder)
+        if "phoneme_head" in parts:
+            self.phoneme_head = PhonemeHead(encoder.dim, len(self.inventory), config.phoneme_head.hidden)
+        if "llm" in parts:
+            self.llm = build_llm(config.llm, pretrained)
+        if "adaptor" in parts:
+            self.adaptor = Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
         self.text_ids = lru_cache(maxsize=1 << 17)(self._text_ids)  # a text is tokenized once, not once an epoch
 
     @property
     def llm_width(self) -> int:
         """Hidden size of the LLM."""
-        return self.llm.config.hidden_size if self.llm is not None else self.config.llm.config.hidden_size
+        return self.llm.config.hidden_size if "llm" in self.parts else self.config.llm.config.hidden_size
 
     @property
     def device(self) -> torch.device:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Length = TypeVar("Length", int, Tensor)
 
 STRIDE = 4  # feature frames between two encoder frames
 CONTEXT = 7  # feature frames that one encoder frame sees
 
 
-def output_length(features: Tensor | int) -> Tensor | int:
+def output_length(features: Length) -> Length:
     """Encoder frames made from so many feature frames (right-padded by CONTEXT - 1): one for every four begun."""
     return (features + STRIDE - 1) // STRIDE
 

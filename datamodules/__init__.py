@@ -1,0 +1,1 @@
+"""Lightning data modules over Lhotse: CutSets in, batches of features out."""

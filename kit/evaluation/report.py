@@ -1,0 +1,173 @@
+"""The table of error rates: what a checkpoint does on the held-out parts, by language and domain."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.base import SpeechData
+from kit.decoding.offline import recognize
+from kit.evaluation.metrics import RATE_NAMES, MixedErrorRate, PhonemeErrorRate, rate_of_language
+from kit.files import write_text
+from kit.model.export import load_export
+from kit.model.recognizer import Recognizer
+from kit.progress import say
+from kit.text.normalize import normalize
+
+STREAMING = {"chunk": 16, "left": 4}  # the paper's 640 ms chunks that see four earlier ones
+FRAME_MS = 40
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One utterance and what came out."""
+
+    id: str
+    language: str
+    domain: str
+    seconds: float
+    reference: str
+    hypothesis: str | None
+    phonemes: list[str]
+    reference_phonemes: list[str]
+
+
+def decode_part(recognizer: Recognizer, data: SpeechData, part: str, decoding: DictConfig) -> Iterator[Scored]:
+    """Recognize every utterance of a part."""
+    for batch in data.part_dataloader(part):
+        batch = batch.to(recognizer.device)
+        found = recognize(recognizer, batch.features, batch.lengths, decoding)
+        for row, (cut, hypothesis) in enumerate(zip(batch.cuts, found, strict=True)):
+            wanted = batch.phonemes[row, : batch.phoneme_lengths[row]].tolist()
+            domain = (cut.supervisions[0].custom or {}).get("domain", "-")
+            yield Scored(
+                id=cut.id,
+                language=batch.languages[row],
+                domain=domain,
+                seconds=cut.duration,
+                reference=batch.texts[row],
+                hypothesis=None if hypothesis.text is None else normalize(hypothesis.text),
+                phonemes=data.inventory.decode(hypothesis.phonemes),
+                reference_phonemes=data.inventory.decode(wanted),
+            )
+
+
+def rates(rows: list[Scored]) -> dict[str, float]:
+    """Error rates in percent: PER of the head; with an LLM also MER, and the customary rate of each language."""
+    mixed, phonemes = MixedErrorRate(), PhonemeErrorRate()
+    phonemes.update_strings([row.phonemes for row in rows], [row.reference_phonemes for row in rows])
+    result = {"PER": _percent(phonemes)}
+    if any(row.hypothesis is None for row in rows):
+        return result
+    mixed.update([row.hypothesis or "" for row in rows], [row.reference for row in rows])
+    result["MER"] = _percent(mixed)
+    for language in sorted({row.language for row in rows}):
+        chosen = [row for row in rows if row.language == language]
+        rate = rate_of_language(language)
+        rate.update([row.hypothesis or "" for row in chosen], [row.reference for row in chosen])
+        result[f"{language} {RATE_NAMES.get(language, 'MER')}"] = _percent(rate)
+    return result
+
+
+def _percent(metric: Any) -> float:
+    return round(100 * float(metric.compute()), 2)
+
+
+def ways(decoding: DictConfig) -> dict[str, DictConfig]:
+    """The decodings to report: whole utterances and 640 ms chunks, or just the chunk that was asked for."""
+    if decoding.chunk:
+        return {f"{decoding.chunk * FRAME_MS} ms": decoding}
+    chunked = decoding.copy()
+    chunked.update(STREAMING)
+    return {"whole": decoding, f"{STREAMING['chunk'] * FRAME_MS} ms": chunked}
+
+
+def groups(rows: list[Scored]) -> dict[str, list[Scored]]:
+    """All rows, then those of each language, then those of each domain."""
+    result = {"all": rows}
+    for name in ("language", "domain"):
+        for value in sorted({getattr(row, name) for row in rows} - {"-"}):
+            result[value] = [row for row in rows if getattr(row, name) == value]
+    return result
+
+
+def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dict[str, Any]:
+    """Decode the parts of `config.split` (all held-out parts if null) in each way and score them.
+
+    Returns:
+        plain values: "parts" -> part -> way -> group -> rates in percent and "utterances"; "examples"; "seconds" of
+        audio and of decoding.
+    """
+    report: dict[str, Any] = {"parts": {}, "examples": [], "seconds": {"audio": 0.0, "decoding": 0.0}}
+    for part in [config.split] if config.split else data.test_parts():
+        for way, decoding in ways(config.decoding).items():
+            begin = time.perf_counter()
+            rows = list(decode_part(recognizer, data, part, decoding))
+            report["seconds"]["decoding"] += time.perf_counter() - begin
+            report["seconds"]["audio"] += sum(row.seconds for row in rows)
+            scores = {name: {"utterances": len(chosen), **rates(chosen)} for name, chosen in groups(rows).items()}
+            report["parts"].setdefault(part, {})[way] = scores
+            say(f"{part}, {way}: {', '.join(f'{key} {value}' for key, value in scores['all'].items())}")
+            report["examples"] = report["examples"] or [asdict(row) for row in _spread(rows, EXAMPLES)]
+    return report
+
+
+def evaluate(config: DictConfig, export: Path, data: SpeechData) -> dict[str, Any]:
+    """Measure an export, print the table and five examples, and write them to `config.out` if that is set."""
+    report = {"export": str(export), **measure(config, load_export(export), data)}
+    show(report)
+    if config.out:
+        write_text(config.out, json.dumps(report, indent=1, ensure_ascii=False))
+    return report
+
+
+def _spread(rows: list[Scored], count: int) -> list[Scored]:
+    """Some rows, evenly from the corpus in the order of ids: no picking."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    return ordered[:: max(1, len(ordered) // count)][:count]
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report on standard output: one table a part, then the examples."""
+    console = Console(width=100, highlight=False)
+    for part, by_way in report["parts"].items():
+        console.print(_table(part, by_way))
+    for example in report["examples"]:
+        said, heard = example["reference"], example["hypothesis"]
+        if heard is None:  # no LLM: what the phoneme head heard
+            said, heard = (" ".join(example[name]) for name in ("reference_phonemes", "phonemes"))
+        console.print(f"{example['id']}\n  said   {said}\n  heard  {heard}", markup=False)
+    seconds = report["seconds"]
+    speed = seconds["audio"] / max(1e-9, seconds["decoding"])
+    console.print(f"\n{seconds['audio']:.0f} s of audio decoded in {seconds['decoding']:.1f} s, {speed:.0f}x real time")
+
+
+def _table(part: str, by_way: dict[str, Any]) -> Table:
+    table = Table(title=f"{part}: error rates in percent", box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("group")
+    table.add_column("utterances", justify="right")
+    texts = all("MER" in groups["all"] for groups in by_way.values())
+    for way in by_way:
+        for kind in ("phonemes (PER)", "text")[: 1 + texts]:
+            table.add_column(f"{kind}\n{way}", justify="right")
+    for group, scores in next(iter(by_way.values())).items():
+        cells = []
+        for score in (by_way[way][group] for way in by_way):
+            cells += [f"{score['PER']:.1f}", *([_text_rate(group, score)] if texts else [])]
+        table.add_row(group, str(scores["utterances"]), *cells)
+    return table
+
+
+def _text_rate(group: str, score: dict[str, Any]) -> str:
+    name = RATE_NAMES.get(group, "MER")
+    return f"{name} {score.get(f'{group} {name}', score['MER']):.1f}"

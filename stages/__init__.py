@@ -1,0 +1,1 @@
+"""Training stages: one file and one YAML each, all on the loop in stages/base.py."""

@@ -1,0 +1,214 @@
+"""What all stages share: which parts they start from, which parameters move, optimizer, logging, validation.
+
+A stage of one's own is a subclass with a `loss`, and a YAML in configs/stage.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from datamodules.base import SpeechData
+from datamodules.batch import SpeechBatch
+from kit.audio.augmentation import SpecAugment
+from kit.decoding.phonemes import greedy
+from kit.errors import KitError
+from kit.evaluation.metrics import PhonemeErrorRate
+from kit.model.encoder import WHOLE, Chunk, draw_chunk
+from kit.model.export import load_tensors, read_about
+from kit.model.losses import ctc_loss
+from kit.model.recognizer import Recognizer
+from kit.text.prompt import TEMPLATE, Prompt
+from kit.text.tokens import load_tokenizer, train_tokenizer
+
+
+def freeze_except(module: nn.Module, patterns: list[str]) -> list[str]:
+    """Let only parameters move whose whole name matches one of the regular expressions; returns those names.
+
+    Raises:
+        KitError: a pattern matches no parameter.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            parts = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise KitError(
+                f"stage.trains pattern {pattern!r} matches no parameter; the parts of this model are {parts}"
+            )
+    moved = []
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in patterns))
+        if parameter.requires_grad:
+            moved.append(name)
+    return moved
+
+
+def cosine(step: int, total: int, warmup: float, floor: float) -> float:
+    """Learning rate factor: linear over the first `warmup` share, then a cosine down to `floor`."""
+    done = min(1.0, (step + 1) / max(1, total))
+    if done < warmup:
+        return done / warmup
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1e-9, 1 - warmup)))
+
+
+class Stage(L.LightningModule):
+    """One training stage.
+
+    Args:
+        recognizer: with the parts that the stage needs.
+        config: the whole configuration; `config.stage` is this stage's.
+    """
+
+    def __init__(self, recognizer: Recognizer, config: DictConfig) -> None:
+        super().__init__()
+        self.recognizer, self.config = recognizer, config
+        self.trained = freeze_except(recognizer, list(config.stage.trains))
+        augment = config.stage.get("augment")
+        self.augment = SpecAugment(**augment) if augment is not None else None
+        self.phoneme_errors = PhonemeErrorRate()
+
+    @classmethod
+    def build(cls, config: DictConfig, data: SpeechData, starts: Mapping[str, Path]) -> Recognizer:
+        """The recognizer that the stage begins with.
+
+        Args:
+            starts: export folder of each upstream stage; under "init", an export that gives all the parts it has.
+        """
+        parts = list(config.stage.parts)
+        sources = {part: folder for part in parts if (folder := _source(part, config, starts))}
+        model = config.model.copy()
+        if "llm" in sources:
+            model.llm.config = OmegaConf.create(read_about(sources["llm"])["model"]["llm"]["config"])
+        tokenizer = cls._tokenizer(config, data, sources.get("llm")) if "llm" in parts else None
+        recognizer = Recognizer(model, parts, tokenizer, data.inventory, pretrained="llm" not in sources)
+        for folder in sorted(set(sources.values())):
+            load_tensors(recognizer, folder, [part for part, source in sources.items() if source == folder])
+        if "encoder" in parts and "encoder" not in sources:
+            recognizer.encoder.set_normalization(*data.normalization())
+        return recognizer
+
+    @staticmethod
+    def _tokenizer(config: DictConfig, data: SpeechData, source: Path | None) -> Any:
+        if source:
+            return load_tokenizer(str(source))
+        if config.model.llm.pretrained:
+            return load_tokenizer(config.model.llm.pretrained)
+        prompt = Prompt(config.model.prompt.template or TEMPLATE)
+        words = re.sub(r"<\|.*?\|>", "\n", prompt.prefix() + prompt.suffix())
+        # The prompt is read with every utterance: repeated here, its words become single tokens.
+        return train_tokenizer([*[words] * 100, *data.texts()], config.model.llm.config.vocab_size)
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """The stage's objective under "loss", and whatever else is worth a curve."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """One step; Lightning calls it."""
+        values = self.loss(batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in values.items()}, batch_size=len(batch))
+        return values["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Tell the data module what has been trained on, for the checkpoint."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it in fit
+        data.position = batch.position
+
+    def validation_step(self, batch: SpeechBatch, index: int) -> None:
+        """Phoneme error rate of the head and, with an LLM, the loss of the transcripts, on the dev part."""
+        recognizer, parts = self.recognizer, self.recognizer.parts
+        if "encoder" not in parts:
+            return
+        frames, lengths = recognizer.encode(batch.features, batch.lengths)
+        if "phoneme_head" in parts:
+            found = greedy(recognizer.phoneme_head(frames), lengths)
+            wanted = [row[:size].tolist() for row, size in zip(batch.phonemes, batch.phoneme_lengths, strict=True)]
+            self.phoneme_errors.update_strings(found, wanted)
+            self.log("dev/phoneme_error_rate", self.phoneme_errors, batch_size=len(batch))
+        if "adaptor" in parts and "llm" in parts:
+            speech, sizes = recognizer.adaptor(frames, lengths)
+            loss = recognizer.text_loss(speech, sizes, batch.texts)
+            self.log("dev/text_loss", loss, batch_size=len(batch))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a rate a part, no decay on vectors, warm-up and cosine over the stage's steps."""
+        options = self.config.stage.optimizer
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                part = name.removeprefix("recognizer.").split(".")[0]
+                key = (options.get("scale", {}).get(part, 1.0), parameter.ndim > 1)
+                groups.setdefault(key, []).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": params, "lr": options.lr * scale, "weight_decay": options.weight_decay if decayed else 0.0}
+                for (scale, decayed), params in groups.items()
+            ],
+            betas=tuple(options.betas),
+            fused=True,
+        )
+        schedule = self.config.stage.schedule
+        total = self.config.trainer.max_steps
+        factor = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cosine(step, total, schedule.warmup, schedule.floor)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def train(self, mode: bool = True) -> Stage:
+        """Parts without a trained parameter stay in eval mode."""
+        super().train(mode)
+        for part in self.recognizer.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    def progress(self) -> float:
+        """Share of the stage's steps that are done."""
+        return self.global_step / max(1, self.config.trainer.max_steps)
+
+    def heard(self, batch: SpeechBatch, middle: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalize, augment and encode a training batch under a drawn chunk: frames, lengths, the middle's frames."""
+        encoder = self.recognizer.encoder
+        features = encoder.normalize(batch.features)
+        if self.augment:
+            features = self.augment(features, batch.lengths)
+        return encoder(features, batch.lengths, self.draw_chunk(batch), normalized=True, middle=middle)
+
+    def draw_chunk(self, batch: SpeechBatch) -> Chunk:
+        """The chunk of this step: drawn where `stage.chunks` is "dynamic", else fixed, or the whole utterance."""
+        chunks = self.config.stage.get("chunks")
+        if chunks == "dynamic":
+            return draw_chunk(int(batch.lengths.max()) // 4)
+        return Chunk(**chunks) if chunks else WHOLE
+
+
+class TranscriptStage(Stage):
+    """A stage whose objective is the transcript: what differs is the YAML (which parts start where and which move)."""
+
+    def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the transcripts, plus `stage.loss.ctc` times the phoneme CTC loss."""
+        frames, lengths, _ = self.heard(batch)
+        speech, sizes = self.recognizer.adaptor(frames, lengths)
+        loss = text = self.recognizer.text_loss(speech, sizes, batch.texts)
+        values = {"text": text}
+        weight = self.config.stage.loss.get("ctc", 0.0)
+        if weight:
+            logits = self.recognizer.phoneme_head(frames)
+            values["ctc"] = ctc_loss(logits, lengths, batch.phonemes, batch.phoneme_lengths)
+            loss = text + weight * values["ctc"]
+        return {"loss": loss, **values}
+
+
+def _source(part: str, config: DictConfig, starts: Mapping[str, Path]) -> Path | None:
+    init = starts.get("init")
+    if init and part in read_about(init)["parts"]:
+        return init
+    stage = config.stage.starts_from.get(part, config.stage.starts_from.get("*"))
+    return starts.get(stage) if stage else None

@@ -1,0 +1,76 @@
+"""A small LLM from scratch: text, and "echo", the reading of pseudo-speech made from text.
+
+A language model that never copied from its context cannot be reached by an adaptor: trained on text alone, alignment
+stays at the LLM's own entropy. So most batches give it pseudo-speech: the phonemes of a sentence as 25 Hz frames with
+random durations, gaps and a few errors, through an embedding and an adaptor that are thrown away afterwards. A real
+pretrained LLM needs none of this; `model.llm.pretrained` skips the stage.
+"""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.batch import TextBatch
+from kit.model.heads import Adaptor
+from kit.model.recognizer import Recognizer
+from stages.base import Stage
+
+
+class PseudoSpeech(nn.Module):
+    """Phonemes to speech embeddings, for echo batches.
+
+    Args:
+        symbols: number of phonemes, blank included.
+        width: of the frame embedding.
+        adaptor: `model.adaptor`.
+        output: the LLM's hidden size.
+        errors: share of phonemes replaced or dropped, half each.
+    """
+
+    def __init__(self, symbols: int, width: int, adaptor: DictConfig, output: int, errors: float) -> None:
+        super().__init__()
+        self.symbols, self.errors = symbols, errors
+        self.frames = nn.Embedding(symbols, width)
+        self.adaptor = Adaptor(width, adaptor.stack, adaptor.hidden, output)
+
+    def forward(self, phonemes: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """B phoneme strings to embeddings (B, S, E) and lengths (B,)."""
+        rows = [self.spoken(torch.tensor(row)) for row in phonemes]
+        lengths = torch.tensor([len(row) for row in rows], device=self.frames.weight.device)
+        return self.adaptor(self.frames(pad_sequence(rows, batch_first=True).to(lengths.device)), lengths)
+
+    def spoken(self, phonemes: Tensor) -> Tensor:
+        """One phoneme string (n,) as frames (T,): each lasts 1-2 frames and is followed by 0-2 blank ones."""
+        chance = torch.rand(len(phonemes))
+        other = torch.randint(1, self.symbols, phonemes.shape)
+        said = torch.where(chance < self.errors / 2, other, phonemes)[chance < 1 - self.errors / 2]
+        last = torch.tensor([1, 1, 1, 2])[torch.randint(4, said.shape)]
+        gap = torch.tensor([0, 0, 1, 2])[torch.randint(4, said.shape)]
+        symbols = torch.stack([said, torch.zeros_like(said)], 1).flatten()
+        body = symbols.repeat_interleave(torch.stack([last, gap], 1).flatten())
+        edges = torch.randint(0, 9, (2,)).tolist()
+        return torch.cat([body.new_zeros(edges[0] + 1), body, body.new_zeros(edges[1])])
+
+
+class LanguageModel(Stage):
+    """Next-token loss on sentences in the recognizer's own prompt, with or without pseudo-speech before them."""
+
+    def __init__(self, recognizer: Recognizer, config: DictConfig) -> None:
+        super().__init__(recognizer, config)
+        echo = config.stage.echo
+        symbols = len(recognizer.inventory)
+        self.echo = PseudoSpeech(symbols, echo.width, config.model.adaptor, recognizer.llm_width, echo.errors)
+
+    def loss(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Echo on `stage.echo.share` of the steps, text alone on the others."""
+        if float(torch.rand(())) < self.config.stage.echo.share:
+            speech, sizes = self.echo(batch.phonemes)
+            loss = self.recognizer.text_loss(speech, sizes, batch.texts)
+            return {"loss": loss, "echo": loss}
+        size = len(batch.texts)
+        silence = torch.zeros(size, 0, self.recognizer.llm_width, device=self.device)
+        loss = self.recognizer.text_loss(silence, torch.zeros(size, dtype=torch.long), batch.texts)
+        return {"loss": loss, "text": loss}
