@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +199,15 @@ class SpeechData(L.LightningDataModule):
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
-        sampler = DynamicBucketingSampler(
-            self.cuts("train"),
-            max_duration=self.config.stage.batch_seconds,
-            num_buckets=min(self.config.data.buckets, len(self.cuts("train"))),
-            shuffle=True,
-            seed=self.config.seed,
-        )
+        cuts = self.cuts("train")
+        with _eager_cuts():
+            sampler = DynamicBucketingSampler(
+                cuts,
+                max_duration=self.config.stage.batch_seconds,
+                num_buckets=min(self.config.data.buckets, len(cuts)),
+                shuffle=True,
+                seed=self.config.seed,
+            )
         return self._loader(self.dataset("train"), Endless(sampler, self.position))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -213,7 +217,8 @@ class SpeechData(L.LightningDataModule):
     def part_dataloader(self, split: str) -> DataLoader:
         """Any part, in order of duration, each utterance once."""
         ordered = self.cuts(split).sort_by_duration()
-        sampler = DynamicCutSampler(ordered, max_duration=self.config.data.evaluation_seconds, shuffle=False)
+        with _eager_cuts():
+            sampler = DynamicCutSampler(ordered, max_duration=self.config.data.evaluation_seconds, shuffle=False)
         return self._loader(self.dataset(split), [((0, 0), cuts) for cuts in sampler])
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,6 +238,14 @@ class SpeechData(L.LightningDataModule):
 
     def _loader(self, dataset: Dataset, sampler: Any) -> DataLoader:
         return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.config.data.workers)
+
+
+@contextmanager
+def _eager_cuts() -> Iterator[None]:
+    """Lhotse warns of cuts held in memory; it is audio that is large, not they."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*eagerly read CutSet")
+        yield
 
 
 def detect_language(text: str) -> str:

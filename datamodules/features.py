@@ -84,8 +84,16 @@ def build(cuts: CutSet, folder: Path, bins: int, label: str) -> FeatureStore:
     Raises:
         KitError: a recording cannot be read (it is named), or the folder cannot be written.
     """
-    if folder.exists():
-        return FeatureStore(folder)
+    if not folder.exists():
+        try:
+            _compute(cuts, folder, bins, label)
+        except KitError:
+            if not folder.exists():  # otherwise another process was faster
+                raise
+    return FeatureStore(folder)
+
+
+def _compute(cuts: CutSet, folder: Path, bins: int, label: str) -> None:
     extract = LogMel()
     index: dict[str, list[int]] = {}
     end = 0
@@ -97,4 +105,3 @@ def build(cuts: CutSet, folder: Path, bins: int, label: str) -> FeatureStore:
                 index[cut.id] = [end, len(block)]
                 end += len(block)
         write_text(temporary / _INDEX, json.dumps({"frames": end, "bins": bins, "cuts": index}))
-    return FeatureStore(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -32,7 +33,8 @@ TEXTS = ["打开天窗", "导航到外滩", "turn on the radio", "播放hello", 
 def small_config(*overrides: str, cache: Path | None = None) -> DictConfig:
     """The default configuration at test size."""
     where = [f"cache={cache}"] if cache else []
-    return compose([*SIZES, "data.hours=0.01", *where, *overrides])
+    hours = [] if "data=manifest" in overrides else ["data.hours=0.01"]
+    return compose([*SIZES, *hours, *where, *overrides])
 
 
 def small_recognizer(parts: tuple[str, ...] = PARTS, seed: int = 0) -> Recognizer:
@@ -44,3 +46,19 @@ def small_recognizer(parts: tuple[str, ...] = PARTS, seed: int = 0) -> Recognize
         if "bias_" in name:
             torch.nn.init.normal_(parameter)
     return recognizer
+
+
+class SmallCorpus:
+    """The embedded corpus of some dozen utterances, made once for all tests."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.data(small_config(cache=cache))
+
+    def data(self, config: DictConfig) -> Any:
+        """A data module on it."""
+        from datamodules.cockpit.data import CockpitData
+
+        data = CockpitData(config)
+        data.prepare_data()
+        return data

@@ -1,0 +1,107 @@
+from itertools import islice
+
+import pytest
+import torch
+from lhotse import CutSet
+from lhotse.dataset import DynamicCutSampler
+from small import small_config
+
+from datamodules.base import FRAME_MIDDLE, FRAME_SECONDS, Endless, TextSampler
+from datamodules.features import FeatureStore, build
+from kit.audio.features import LogMel
+from kit.audio.reading import read_audio
+from kit.errors import KitError
+
+
+@pytest.fixture(scope="module")
+def data(corpus):
+    return corpus.data(small_config("stage=pretrain", "stage.batch_seconds=8", cache=corpus.cache))
+
+
+def ids(batch):
+    return [cut.id for cut in batch.cuts]
+
+
+def test_batches_hold_what_they_say(data):
+    for batch in islice(data.train_dataloader(), 6):
+        assert batch.features.shape[1] == batch.lengths.max()
+        assert sum(cut.duration for cut in batch.cuts) <= 8 or len(batch) == 1
+        for row, cut in enumerate(batch.cuts):
+            size = batch.lengths[row]
+            direct = LogMel()(read_audio(cut.recording.sources[0].source))
+            assert size == len(direct)
+            torch.testing.assert_close(batch.features[row, :size], direct, atol=1e-2, rtol=1e-3)  # kept in 16 bit
+            assert (batch.features[row, size:] == 0).all()
+            symbols = data.inventory.decode(batch.phonemes[row, : batch.phoneme_lengths[row]].tolist())
+            assert symbols == [item.symbol for item in cut.supervisions[0].alignment["phoneme"]]
+
+
+def test_frame_labels_follow_the_alignment(data):
+    cut = data.cuts("train")[0]
+    _, _, labels = data.dataset("train").labels(cut)
+    for index, label in enumerate(labels.tolist()):
+        middle = index * FRAME_SECONDS + FRAME_MIDDLE
+        said = [item.symbol for item in cut.supervisions[0].alignment["phoneme"] if item.start <= middle < item.end]
+        assert data.inventory.decode([label] if label else []) == said[-1:]
+
+
+def test_every_epoch_has_every_utterance_once_in_another_order(data):
+    stream = iter(data.train_dataloader())
+    everything = sorted(cut.id for cut in data.cuts("train"))
+    epochs = {0: [], 1: [], 2: []}
+    while (batch := next(stream)).position[0] < 3:
+        epochs[batch.position[0]] += ids(batch)
+    assert all(sorted(epoch) == everything for epoch in epochs.values())
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("taken", [1, 3, 40])
+def test_a_restored_position_goes_on_with_the_next_batch(data, taken):
+    data.position = (0, 0)
+    whole = [ids(batch) for batch in islice(data.train_dataloader(), taken + 3)]
+    data.position = (0, 0)
+    for batch in islice(data.train_dataloader(), taken):
+        data.position = batch.position
+    state = data.state_dict()
+    data.position = (7, 7)
+    data.load_state_dict(state)
+    assert [ids(batch) for batch in islice(data.train_dataloader(), 3)] == whole[taken:]
+    data.position = (0, 0)
+
+
+def test_the_same_seed_gives_the_same_batches(data):
+    first, second = ([ids(batch) for batch in islice(data.train_dataloader(), 5)] for _ in range(2))
+    assert first == second
+
+
+def test_an_empty_sampler_ends():
+    assert list(islice(Endless(DynamicCutSampler(CutSet.from_cuts([]), max_duration=1.0), (0, 0)), 3)) == []
+
+
+def test_text_batches_depend_on_seed_and_position_alone():
+    first = list(islice(TextSampler(1000, 4, seed=1, start=0), 8))
+    assert list(islice(TextSampler(1000, 4, seed=1, start=5), 3)) == first[5:]
+    assert list(islice(TextSampler(1000, 4, seed=2, start=0), 8)) != first
+
+
+def test_parts_are_whole_and_in_order_of_duration(data):
+    for part in ("dev", *data.test_parts()):
+        cuts = [cut for batch in data.part_dataloader(part) for cut in batch.cuts]
+        assert sorted(cut.id for cut in cuts) == sorted(cut.id for cut in data.cuts(part))
+        durations = [cut.duration for cut in cuts]
+        assert durations == sorted(durations, reverse=True)
+
+
+def test_features_are_computed_once(data, tmp_path, monkeypatch):
+    cuts = data.cuts("dev")
+    first = build(cuts, tmp_path / "store", 80, "dev")
+    monkeypatch.setattr("datamodules.features.LogMel", None)
+    second = build(cuts, tmp_path / "store", 80, "dev")
+    assert all(torch.equal(first[cut.id], second[cut.id]) for cut in cuts)
+
+
+def test_a_damaged_feature_cache_is_named(data, tmp_path):
+    build(data.cuts("dev"), tmp_path / "store", 80, "dev")
+    (tmp_path / "store" / "features.f16").write_bytes(b"")
+    with pytest.raises(KitError, match=r"store is damaged .*; delete that folder"):
+        FeatureStore(tmp_path / "store")

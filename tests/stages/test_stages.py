@@ -1,0 +1,156 @@
+"""Each stage trains on the embedded corpus for some steps: exactly the named parameters move, and the loss falls."""
+
+import importlib
+import math
+import re
+
+import pytest
+import torch
+from small import small_config, small_recognizer
+
+from kit.errors import KitError
+from kit.model.export import save_export
+from kit.model.recognizer import PARTS
+from stages.base import cosine, freeze_except
+from stages.language_model import PseudoSpeech
+
+STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft"]
+MOVES = {
+    "language_model": {"llm"},
+    "pretrain": {"encoder", "phoneme_head"},
+    "align": {"adaptor"},
+    "ia_sft": {"adaptor", "llm"},
+    "sft": set(PARTS),
+}
+
+
+def make_stage(name, corpus, starts=None, *overrides):
+    config = small_config(f"stage={name}", "trainer.max_steps=6", *overrides, cache=corpus.cache)
+    module, kind = config.stage._target_.rsplit(".", 1)
+    stage_class = getattr(importlib.import_module(module), kind)
+    data = corpus.data(config)
+    torch.manual_seed(0)
+    recognizer = stage_class.build(config, data, starts or {})
+    stage = stage_class(recognizer, config)
+    stage.log_dict = lambda *args, **options: None
+    return stage, data
+
+
+def run(stage, data, steps):
+    options = stage.configure_optimizers()
+    optimizer, schedule = options["optimizer"], options["lr_scheduler"]["scheduler"]
+    stage.train()
+    losses = []
+    for _, batch in zip(range(steps), data.train_dataloader(), strict=False):
+        loss = stage.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_exactly_the_named_parameters_move(name, corpus):
+    stage, data = make_stage(name, corpus)
+    before = {key: value.clone() for key, value in stage.recognizer.state_dict().items()}
+    losses = run(stage, data, 3)
+    assert all(map(math.isfinite, losses))
+    moved = {key for key, value in stage.recognizer.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in moved} == MOVES[name]
+    patterns = list(stage.config.stage.trains)
+    assert all(any(re.fullmatch(pattern, key) for pattern in patterns) for key in moved)
+    assert set(stage.trained) == {key for key, p in stage.recognizer.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", ["language_model", "pretrain"])
+def test_a_few_steps_lower_the_loss(name, corpus):
+    size = {"pretrain": "stage.batch_seconds=10", "language_model": "stage.batch_texts=8"}[name]
+    stage, data = make_stage(name, corpus, None, "trainer.max_steps=30", size)
+    losses = run(stage, data, 30)
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
+
+
+def test_frozen_parts_stay_in_eval_mode(corpus):
+    stage, _ = make_stage("align", corpus)
+    stage.train()
+    recognizer = stage.recognizer
+    assert recognizer.adaptor.training
+    assert not recognizer.encoder.training
+    assert not recognizer.llm.training
+
+
+def test_parts_start_from_the_exports_named(corpus, tmp_path):
+    first, second = small_recognizer(("encoder", "phoneme_head"), seed=5), small_recognizer(("llm",), seed=6)
+    save_export(first, tmp_path / "pretrain", {})
+    save_export(second, tmp_path / "language_model", {})
+    starts = {"pretrain": tmp_path / "pretrain", "language_model": tmp_path / "language_model"}
+    stage, _ = make_stage("align", corpus, starts)
+    built = stage.recognizer.state_dict()
+    for source in (first, second):
+        for key, value in source.state_dict().items():
+            assert torch.equal(built[key], value), key
+    assert stage.recognizer.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+
+
+def test_init_gives_all_the_parts_it_has(corpus, tmp_path):
+    whole = small_recognizer(seed=7)
+    save_export(whole, tmp_path / "sft", {})
+    stage, _ = make_stage("pretrain", corpus, {"init": tmp_path / "sft"})
+    for key, value in stage.recognizer.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[key]), key
+
+
+def test_normalization_comes_from_the_training_features(corpus):
+    stage, data = make_stage("pretrain", corpus)
+    frames = torch.cat([data.store("train")[cut.id] for cut in data.cuts("train")])
+    torch.testing.assert_close(stage.recognizer.encoder.mean, frames.mean(0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(stage.recognizer.encoder.scale, 1 / frames.std(0), atol=1e-3, rtol=1e-3)
+
+
+def test_the_kick_start_fades(corpus):
+    stage, data = make_stage("pretrain", corpus)
+    batch = next(iter(data.train_dataloader()))
+    assert "ctc_frames" in stage.loss(batch)
+    type(stage).progress, kept = lambda self: 0.5, type(stage).progress
+    try:
+        assert set(stage.loss(batch)) == {"loss", "ctc", "middle"}
+    finally:
+        type(stage).progress = kept
+
+
+def test_a_pattern_without_a_parameter_is_refused():
+    with pytest.raises(KitError, match=r"'encodr.*' matches no parameter"):
+        freeze_except(small_recognizer(("encoder",)), ["encodr.*"])
+
+
+def test_cosine_schedule():
+    rates = [cosine(step, 100, warmup=0.1, floor=0.02) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[-1] == pytest.approx(0.02)
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+
+
+def test_pseudo_speech_says_the_phonemes():
+    torch.manual_seed(0)
+    config = small_config().model.adaptor
+    echo = PseudoSpeech(50, 8, config, 32, errors=0.0)
+    phonemes = torch.randint(1, 50, (30,))
+    phonemes[5] = phonemes[4]
+    spoken = echo.spoken(phonemes)
+    heard = torch.unique_consecutive(spoken)
+    # Two equal phonemes in a row may merge, for want of a gap, as they may in speech.
+    merged = torch.unique_consecutive(heard[heard > 0])
+    assert merged.tolist() == torch.unique_consecutive(phonemes).tolist()
+    speech, lengths = echo([phonemes.tolist(), [3, 4]])
+    assert speech.shape[:2] == (2, int(lengths.max()))
+
+
+def test_pseudo_speech_errs_as_often_as_told():
+    torch.manual_seed(0)
+    echo = PseudoSpeech(50, 8, small_config().model.adaptor, 32, errors=0.2)
+    counts = [len(torch.unique_consecutive(echo.spoken(torch.arange(1, 50)))) for _ in range(5)]
+    dropped = 1 - sum((echo.spoken(torch.arange(1, 50)) > 0).sum().item() for _ in range(200)) / (200 * 49 * 1.25)
+    assert dropped == pytest.approx(0.1, abs=0.02)
+    assert min(counts) > 0
