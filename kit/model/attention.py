@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.chunk_attention import chunk_attention
@@ -50,12 +51,23 @@ class RelativeAttention(nn.Module):
             (B, T, D) with the residual added, and keys and values of all Tk frames (B, Tk, H, 2 D/H).
         """
         shape = (self.heads, -1)
-        q = self.q(self.norm_q(x)).unflatten(-1, shape)
-        k = self.k(self.norm_k(x)).unflatten(-1, shape)
-        v = self.v(self.norm_v(x)).unflatten(-1, shape)
-        state = torch.cat([k, v], -1) if cache is None else torch.cat([cache, torch.cat([k, v], -1)], 1)
+        q, k, v = (part.unflatten(-1, shape) for part in self._project(x).chunk(3, -1))
+        state = torch.cat([k, v], -1)
         if cache is not None:
+            state = torch.cat([cache, state], 1)
             k, v = state.chunk(2, -1)
         distances = self.position(table).unflatten(-1, shape)
         mixed = chunk_attention(q, k, v, distances, self.bias_u, self.bias_v, mask)
         return x + self.dropout(self.out(mixed.flatten(2))), state
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values (B, T, 3 D) in one product.
+
+        The three norms differ in their affine part only, which folds into the projection:
+        W (g * n + b) = (W * g) n + W b, with n the plain normalized input.
+        """
+        pairs = ((self.norm_q, self.q), (self.norm_k, self.k), (self.norm_v, self.v))
+        weight = torch.cat([linear.weight * norm.weight for norm, linear in pairs])
+        bias = torch.cat([linear.weight @ norm.bias for norm, linear in pairs])
+        plain = F.layer_norm(x, x.shape[-1:], eps=self.norm_q.eps)
+        return F.linear(plain, weight, bias)

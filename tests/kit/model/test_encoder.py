@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from kit.model.attention import RelativeAttention
 from kit.model.encoder import WHOLE, Chunk, ConformerEncoder, draw_chunk
 from kit.model.subsampling import CONTEXT, STRIDE, output_length
 
@@ -117,3 +118,15 @@ def test_wrong_sizes_are_named():
         ConformerEncoder(bins=20, dim=10, heads=4, layers=1, kernel=7)
     with pytest.raises(ValueError, match="needs an odd size"):
         ConformerEncoder(bins=20, dim=8, heads=2, layers=1, kernel=6)
+
+
+def test_folded_norms_are_three_norms():
+    """One product for queries, keys and values gives what three norms and three projections give."""
+    torch.manual_seed(0)
+    layer = RelativeAttention(16, 2).double()
+    for norm in (layer.norm_q, layer.norm_k, layer.norm_v):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    expected = [layer.q(layer.norm_q(x)), layer.k(layer.norm_k(x)), layer.v(layer.norm_v(x))]
+    torch.testing.assert_close(layer._project(x), torch.cat(expected, -1))

@@ -1,0 +1,236 @@
+"""`python -m kit COMMAND [file ...] [key=value ...]`.
+
+Standard output carries results only; progress and messages go to standard error. Heavy packages are imported by the
+command that needs them, so that `--help` is quick.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kit.errors import KitError, UsageError, nearest
+
+_OVERRIDE = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@*-]*=", re.ASCII)
+_DELETION = re.compile(r"~[A-Za-z_][\w.]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does in a line, its help, and the function that runs it on files and overrides."""
+
+    summary: str
+    usage: str
+    help: str
+    run: Callable[[list[str], list[str]], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except KitError as error:
+        print(f"kit: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("kit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (| head); what is still in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        known = [name for name in arguments[1:2] if name in COMMANDS]
+        print(_help(known[0]) if known else _overview())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        guess = nearest(name, COMMANDS)
+        hint = f"did you mean {guess}?" if guess else "python -m kit --help lists them"
+        raise UsageError(f"unknown command {name}; {hint}")
+    before = rest[: rest.index("--")] if "--" in rest else rest
+    if "-h" in before or "--help" in before:
+        print(_help(name))
+        return 0
+    return COMMANDS[name].run(*split(rest))
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files and key=value overrides; everything after "--" is a file."""
+    files: list[str] = []
+    overrides: list[str] = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return files + list(arguments[place + 1 :]), overrides
+        if _OVERRIDE.match(argument) or (_DELETION.fullmatch(argument) and not os.path.exists(argument)):
+            overrides.append(argument)
+        elif argument.startswith("-") and argument != "-":
+            raise UsageError(f"unknown option {argument}; values are written key=value, a file of this name after --")
+        else:
+            files.append(argument)
+    return files, overrides
+
+
+def _no_files(command: str, files: Sequence[str]) -> None:
+    if files:
+        raise UsageError(f"{command} takes no files, got {files[0]}; values are written key=value")
+
+
+def _fit(files: list[str], overrides: list[str]) -> int:
+    _no_files("fit", files)
+    from kit.config import compose
+
+    config = compose(overrides)
+    from kit.fit import fit
+
+    fit(config)
+    return 0
+
+
+def _transcribe(files: list[str], overrides: list[str]) -> int:
+    if not files:
+        raise UsageError("transcribe needs audio files: python -m kit transcribe FILE...")
+    config, export = _with_export(overrides)
+    from kit.decoding.offline import transcribe_files
+
+    failed = False
+    for path, text in transcribe_files(files, export, config):
+        if isinstance(text, KitError):
+            failed = True
+            print(f"kit: {text}", file=sys.stderr, flush=True)
+        else:
+            print(f"{path}\t{text}", flush=True)
+    return int(failed)
+
+
+def _evaluate(files: list[str], overrides: list[str]) -> int:
+    _no_files("evaluate", files)
+    config, export = _with_export(overrides)
+    from kit.fit import data_module, quiet
+
+    with quiet():
+        from kit.evaluation.report import evaluate
+
+        evaluate(config, export, data_module(config))
+    return 0
+
+
+def _info(files: list[str], overrides: list[str]) -> int:
+    _no_files("info", files)
+    from kit.config import compose
+
+    config = compose(overrides)
+    from kit.model.info import describe
+
+    print(describe(config))
+    return 0
+
+
+def _with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
+    """The configuration, and the export that `checkpoint` names or the newest one."""
+    from pathlib import Path
+
+    from kit.config import compose
+    from kit.runs import export_of, newest_export
+
+    config = compose(overrides)
+    if config.checkpoint is not None:
+        return config, export_of(config.checkpoint)
+    export = newest_export(Path(config.runs))
+    if export is None:
+        raise UsageError(f"no finished run in {config.runs}; train one with python -m kit fit, or give checkpoint=PATH")
+    print(f"using {export}", file=sys.stderr)
+    return config, export
+
+
+COMMANDS: dict[str, Command] = {
+    "fit": Command(
+        "train a stage and the stages that it builds on",
+        "fit [stage=NAME] [key=value ...]",
+        """Prepares the data, runs the stages that have no finished run yet, trains the stage, writes its export and,
+after the last stage, prints a table of held-out error rates. Interrupted or killed, the same command goes on from the
+last checkpoint.
+
+examples:
+  python -m kit fit stage=sft
+  python -m kit fit stage=sft trainer=debug                three steps a stage, to see that everything runs
+  python -m kit fit stage=pretrain trainer.max_steps=50 model.encoder.layers=4 seed=3
+  python -m kit fit stage=pretrain init=newest data=manifest data.train=my/utterances.jsonl
+
+stage=NAME           a file in configs/stage, or in a folder of your own given by configs=FOLDER
+experiment=NAME      runs of one experiment find each other (default: default)
+upstream=auto        train what is missing; never: refuse; PATH: take this run or export
+init=PATH|newest     start from an export instead of the upstream stages
+trainer.progress=false   no progress line
+Any other value of configs/ can be given in the same way.""",
+        _fit,
+    ),
+    "transcribe": Command(
+        "write down what is said in audio files",
+        "transcribe FILE... [checkpoint=PATH] [key=value ...]",
+        """Prints FILE<TAB>TEXT, a line a file, as each is ready. Any sample rate; wav, flac, mp3, ogg; several channels
+are mixed. A file that cannot be read is told on standard error, the others go on, and the exit code is 1.
+
+examples:
+  python -m kit transcribe a.wav b.flac
+  python -m kit transcribe a.wav checkpoint=runs/default/sft/20260101-120000
+  python -m kit transcribe -- name=with=signs.wav          files only, after --
+
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)""",
+        _transcribe,
+    ),
+    "evaluate": Command(
+        "measure error rates on held-out data",
+        "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [decoding=NAME] [out=FILE]",
+        """Prints a table by language and domain: character error rate for Mandarin and code-switch, word error rate
+for English, phoneme error rate of the phoneme head.
+
+examples:
+  python -m kit evaluate
+  python -m kit evaluate decoding=chunked out=report.json
+  python -m kit evaluate data=manifest data.test=my/utterances.jsonl
+
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
+split=NAME           part of the data (default: test)
+out=FILE             write the figures as JSON too""",
+        _evaluate,
+    ),
+    "info": Command(
+        "describe a model: its parts and their sizes",
+        "info [model=NAME] [key=value ...]",
+        """Counts the parameters of every part without allocating them.
+
+examples:
+  python -m kit info
+  python -m kit info model=nim4""",
+        _info,
+    ),
+}
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m kit COMMAND [file ...] [key=value ...]",
+            "",
+            *lines,
+            "",
+            "python -m kit COMMAND --help tells more, with examples.",
+            "First thing to try: python -m kit fit stage=sft",
+        ]
+    )
+
+
+def _help(name: str) -> str:
+    command = COMMANDS[name]
+    return f"usage: python -m kit {command.usage}\n\n{command.summary}\n\n{command.help}"

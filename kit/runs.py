@@ -1,0 +1,231 @@
+"""Run folders: runs/<experiment>/<stage>/<id>/ with config.yaml, run.json, last.ckpt, metrics.json and export/.
+
+An export appears whole or not at all, and its presence says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from kit import config as configs
+from kit.errors import KitError, UsageError
+from kit.files import remove_leftovers, write_text
+
+ALL_PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
+
+# What has no influence on the weights that a run ends with.
+_IMMATERIAL = {"overrides", "configs", "runs", "cache", "threads", "checkpoint", "split", "out", "decoding", "tracking"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one stage; knows where its things are."""
+
+    path: Path
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.path.parent.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that a killed run goes on from."""
+        return self.path / "last.ckpt"
+
+    @property
+    def export(self) -> Path:
+        """What the run ends with."""
+        return self.path / "export"
+
+    @property
+    def metrics(self) -> Path:
+        """Steps, seconds and final figures."""
+        return self.path / "metrics.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the export is there."""
+        return self.export.is_dir()
+
+    def config(self) -> DictConfig:
+        """The configuration that the run was made with."""
+        return configs.load(self.path / "config.yaml")
+
+    def notes(self) -> dict[str, Any]:
+        """What the run remembers about itself: its upstream exports, its MLflow run."""
+        return read_json(self.path / "run.json")
+
+    def note(self, **values: Any) -> None:
+        """Remember more."""
+        write_text(self.path / "run.json", json.dumps({**self.notes(), **values}, indent=1, ensure_ascii=False))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run: no other process takes it meanwhile. The kernel lets go when the holder dies, however it dies.
+
+        Raises:
+            KitError: another process holds it.
+        """
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not _lock(handle):
+                raise KitError(f"another process is training {self.path}; wait for it or stop it")
+            remove_leftovers(self.path)
+            yield
+        finally:
+            os.close(handle)
+
+    def busy(self) -> bool:
+        """Whether a living process holds the run."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _lock(handle)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Any other answer is that of a network disk without locks: training there must still be possible.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def create(config: DictConfig) -> Run:
+    """A new run folder for `config`, with the configuration in it.
+
+    Raises:
+        KitError: the runs folder cannot be written.
+    """
+    home = stage_folder(config)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        run = Run(home / (stamp if number == 1 else f"{stamp}-{number}"))
+        try:
+            run.path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise KitError(
+                f"cannot make the run folder {run.path}: {error.strerror}; choose another runs=..."
+            ) from error
+        configs.save(config, run.path / "config.yaml")
+        return run
+    raise KitError(f"{home} already has a thousand runs of this second; try again")
+
+
+def stage_folder(config: DictConfig) -> Path:
+    """Where the runs of this experiment's stage stand."""
+    return Path(config.runs) / str(config.experiment) / str(config.stage.name)
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """All runs of one stage folder, oldest first; a folder without a configuration is none."""
+    return [Run(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+
+
+def newest_finished(root: Path, experiment: str, stage: str, model: str) -> Run | None:
+    """The run of `stage` that finished last among those whose model section has the fingerprint `model`."""
+    return _newest(run for run in runs_in(root / experiment / stage) if _has_model(run, model))
+
+
+def newest_export(root: Path, parts: Collection[str] = ALL_PARTS, model: str | None = None) -> Path | None:
+    """The export that was finished last over all experiments and stages.
+
+    Args:
+        parts: exports that have all these are preferred.
+        model: only runs whose model section has this fingerprint.
+    """
+    finished = [Run(path.parent) for path in root.glob("*/*/*/export") if path.is_dir()]
+    known = [run for run in finished if model is None or _has_model(run, model)]
+    run = _newest(run for run in known if set(parts) <= parts_of(run)) or _newest(known)
+    return run.export if run else None
+
+
+def export_of(path: str | Path) -> Path:
+    """The export folder that a person means by `path`: an export, or a run.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    path = Path(path).expanduser()
+    for folder in (path / "export", path):
+        if (folder / "export.json").is_file():
+            return folder
+    if (path / "config.yaml").is_file():
+        raise UsageError(f"the run {path} is not finished and has no export yet; repeat its fit command to finish it")
+    what = "is no export and no run" if path.exists() else "does not exist"
+    raise UsageError(f"{path} {what}; give a run folder such as runs/default/sft/ID or the export folder in one")
+
+
+def parts_of(run: Run) -> set[str]:
+    """The parts of the recognizer that a finished run exported."""
+    return set(read_json(run.export / "export.json").get("parts", ()))
+
+
+def find_resumable(config: DictConfig) -> Run | None:
+    """The newest run of the same stage and the same configuration that was begun, is not finished and is not busy."""
+    wanted = material(config)
+    for run in reversed(runs_in(stage_folder(config))):
+        if (run.finished and not run.notes().get("report_pending")) or run.busy():
+            continue
+        if _same(run, wanted):
+            return run
+    return None
+
+
+def material(config: DictConfig) -> str:
+    """Fingerprint of all that decides which weights a run ends with."""
+    sections = [str(key) for key in config if key not in _IMMATERIAL and key != "trainer"]
+    trainer = [f"trainer.{key}" for key in config.trainer if key != "progress"]
+    return configs.fingerprint(config, [*sections, *trainer])
+
+
+def model_fingerprint(config: DictConfig) -> str:
+    """Fingerprint of the model section."""
+    return configs.fingerprint(config, ["model"])
+
+
+def _newest(runs: Iterable[Run]) -> Run | None:
+    finished = [run for run in runs if run.finished]
+    return max(finished, key=lambda run: (run.export.stat().st_mtime_ns, run.path.name), default=None)
+
+
+def _has_model(run: Run, model: str) -> bool:
+    try:
+        return model_fingerprint(run.config()) == model
+    except KitError:  # a run of a damaged or much older configuration is nobody's upstream
+        return False
+
+
+def _same(run: Run, wanted: str) -> bool:
+    try:
+        return material(run.config()) == wanted
+    except (KitError, AttributeError):
+        return False

@@ -1,0 +1,136 @@
+import shutil
+import sqlite3
+import sys
+
+import pytest
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+
+from kit import runs
+from kit.tracking import CurveFile, Tracker
+
+
+def config(root, **changes):
+    many = {f"key{number}": "x" * 600 for number in range(250)}
+    base = {
+        "experiment": "study 1",
+        "runs": str(root),
+        "tracking": True,
+        "stage": {"name": "sft", "starts_from": {"*": "align"}},
+        "model": {"name": "tiny", **many},
+        "data": {"name": "toy"},
+        "trainer": {},
+    }
+    return OmegaConf.create({**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A folder whose database exists: MLflow takes seconds to make one."""
+    root = tmp_path_factory.mktemp("tracked")
+    Tracker(config(root)).finish("FINISHED")
+    return root
+
+
+def client(root):
+    return MlflowClient(f"sqlite:///{root}/mlflow.db")
+
+
+def all_runs(root):
+    api = client(root)
+    experiment = api.get_experiment_by_name("study 1").experiment_id
+    return {run.info.run_id: run for run in api.search_runs([experiment])}
+
+
+def test_a_stage_is_nested_in_its_command_and_goes_on_when_resumed(database, tmp_path):
+    wanted = config(database)
+    tracker = Tracker(wanted)
+    run = runs.create(config(tmp_path))
+    logger = tracker.begin_stage(run, wanted, {"align": tmp_path / "a"})
+    logger.log_metrics({"train/loss": 2.0}, step=1)
+    child = run.notes()["mlflow_run"]
+    first = all_runs(database)[child]
+    parent = first.data.tags["mlflow.parentRunId"]
+    assert first.data.tags["stage"] == "sft" and first.data.tags["upstream.align"].endswith("/a")
+    assert len(first.data.params) > 250 and first.data.params["model.key7"] == "x" * 500
+    assert first.data.params["stage.starts_from._"] == "align"
+
+    # The process is killed here; the same command comes again.
+    again = Tracker(wanted)
+    logger = again.begin_stage(run, wanted, {})
+    logger.log_metrics({"train/loss": 1.0}, step=2)
+    run.metrics.write_text("{}")
+    again.end_stage(run, "FINISHED", {"steps": 3})
+    again.log(run, {"report/test": 0.5})
+    again.finish("FINISHED")
+    found = all_runs(database)
+    assert run.notes()["mlflow_run"] == child
+    assert found[parent].info.status == "KILLED"
+    assert found[child].info.status == "FINISHED"
+    assert found[child].data.tags["mlflow.parentRunId"] != parent
+    assert found[found[child].data.tags["mlflow.parentRunId"]].info.status == "FINISHED"
+    assert found[child].data.metrics == {"train/loss": 1.0, "steps": 3.0, "report/test": 0.5}
+    assert [point.value for point in client(database).get_metric_history(child, "train/loss")] == [2.0, 1.0]
+    assert {file.path for file in client(database).list_artifacts(child)} == {"config.yaml", "metrics.json"}
+
+
+def test_a_run_that_was_removed_by_hand_is_made_anew(database, tmp_path):
+    wanted = config(database)
+    run = runs.create(config(tmp_path))
+    run.note(mlflow_run="0" * 32)
+    assert Tracker(wanted).begin_stage(run, wanted, {}) is not None
+    assert run.notes()["mlflow_run"] != "0" * 32
+
+
+def test_a_broken_database_costs_one_warning(tmp_path, capsys):
+    (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be looked at" * 50)
+    tracker = Tracker(config(tmp_path))
+    run = runs.create(config(tmp_path))
+    assert not tracker.on and tracker.begin_stage(run, config(tmp_path), {}) is None
+    tracker.end_stage(run, "FINISHED", {"steps": 1})
+    tracker.finish("FINISHED")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("warning: MLflow is off for this run (")
+
+
+def test_a_database_that_breaks_meanwhile(database, tmp_path, capsys):
+    shutil.copy(database / "mlflow.db", tmp_path)
+    wanted = config(tmp_path)
+    tracker = Tracker(wanted)
+    run = runs.create(wanted)
+    logger = tracker.begin_stage(run, wanted, {})
+    with sqlite3.connect(tmp_path / "mlflow.db") as other:
+        other.execute("DROP TABLE metrics")
+    for step in range(3):
+        logger.log_metrics({"x": 1.0}, step)
+    tracker.end_stage(run, "FINISHED", {"steps": 3})
+    assert capsys.readouterr().err.count("warning: MLflow is off") == 1
+
+
+def test_without_mlflow(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    tracker = Tracker(config(tmp_path))
+    assert not tracker.on and "MLflow is off" in capsys.readouterr().err
+    assert not Tracker(config(tmp_path, tracking=False)).on
+    assert capsys.readouterr().err == ""
+
+
+def test_curves(tmp_path, capsys):
+    path = tmp_path / "metrics.csv"
+    curves = CurveFile(path, done=0)
+    for step in range(6):
+        curves.log_metrics({"a": step / 3, "epoch": 0}, step)
+    with open(path, "a") as file:
+        file.write("6,a,0.")  # cut off by a kill
+    CurveFile(path, done=4).log_metrics({"a": 9}, 4)
+    assert path.read_text().splitlines() == [
+        "step,name,value",
+        "0,a,0",
+        "1,a,0.33333333",
+        "2,a,0.66666667",
+        "3,a,1",
+        "4,a,9",
+    ]
+    lost = CurveFile(tmp_path / "none" / "metrics.csv", done=0)
+    lost.log_metrics({"a": 1}, 1)
+    assert capsys.readouterr().err.count("warning: cannot write") == 1
