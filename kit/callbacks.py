@@ -112,11 +112,11 @@ class Checkpoint(L.Callback):
 
     def __init__(self, path: Path, every: int, interrupts: Interrupts, clock: Clock) -> None:
         self.path, self.every, self.interrupts, self.clock = path, every, interrupts, clock
-        self.saved = 0
+        self.saved = self._tried = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """From here a signal waits for the end of the step."""
-        self.saved = trainer.global_step
+        self.saved = self._tried = trainer.global_step
         self.interrupts.patient = True
 
     def on_train_batch_end(
@@ -129,7 +129,7 @@ class Checkpoint(L.Callback):
             datamodule.position = batch.position
         stop = self.interrupts.pending
         whole = (index + 1) % trainer.accumulate_grad_batches == 0
-        if whole and (stop or trainer.global_step - self.saved >= self.every):
+        if whole and (stop or trainer.global_step - self._tried >= self.every):
             self.save(trainer, module)
         if stop:
             raise Interrupted(stop)
@@ -151,6 +151,7 @@ class Checkpoint(L.Callback):
             KitError: a trained parameter is no longer finite.
         """
         _check_finite(module, trainer.global_step, self.saved)
+        self._tried = trainer.global_step
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
         except KitError as error:
@@ -180,7 +181,7 @@ class Line(L.Callback):
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._begun, self._first = 0.0, 0
+        self._begun, self._first, self._shown = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Show where training starts."""
@@ -193,7 +194,7 @@ class Line(L.Callback):
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, console=self._console)
+            self._bar = Progress(*columns, console=self._console, speed_estimate_period=120)
             self._task = self._bar.add_task(self.label, total=trainer.max_steps, completed=self._first, figures="")
             self._bar.start()
 
@@ -203,7 +204,11 @@ class Line(L.Callback):
         """Show where training is."""
         step, tenth = trainer.global_step, max(1, trainer.max_steps // 10)
         if self._bar is not None:
-            if index % 10 == 0 or step == trainer.max_steps:  # reading a loss waits for the device
+            now = time.perf_counter()
+            if (
+                now - self._shown > 0.5 or step == trainer.max_steps
+            ):  # not every step: reading a loss waits for the device
+                self._shown = now
                 self._bar.update(self._task, completed=step, figures=_figures(trainer, outputs))
         elif step % tenth == 0 and (index + 1) % trainer.accumulate_grad_batches == 0:
             left = (time.perf_counter() - self._begun) / (step - self._first) * (trainer.max_steps - step)

@@ -116,11 +116,6 @@ class Stage(L.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in values.items()}, batch_size=len(batch))
         return values["loss"]
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Tell the data module what has been trained on, for the checkpoint."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it in fit
-        data.position = batch.position
-
     def validation_step(self, batch: SpeechBatch, index: int) -> None:
         """Phoneme error rate of the head and, with an LLM, the loss of the transcripts, on the dev part."""
         recognizer, parts = self.recognizer, self.recognizer.parts

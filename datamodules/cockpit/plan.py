@@ -14,8 +14,8 @@ FULL_HOURS = 0.25  # a smaller corpus has smaller held-out parts and fewer texts
 LEAST_HELD_OUT = 12
 MEAN_SECONDS = 2.13  # of an utterance with its padding
 
-# Variants of eSpeak NG that are easy to understand: no Klatt synthesizers, whispers, robots or caricatures. Variants that
-# are nearly the same voice (Diogo, Hugo, michel ...; Mario, Michael) stand on the same side.
+# Variants of eSpeak NG that are easy to understand: no Klatt synthesizers, whispers, robots or caricatures. Variants
+# that are nearly the same voice (Diogo, Hugo, michel ...; Mario, Michael) stand on the same side.
 FEMALE = {
     "train": ("f1", "f2", "f3", "f5", "Andrea", "anika", "belinda", "linda", "grandma"),
     "dev": ("Annie", "shelby"),

@@ -56,10 +56,8 @@ def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> N
         if recognizer.tokenizer is not None and "llm" in recognizer.parts:
             recognizer.tokenizer.save_pretrained(str(folder))
         write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
-    except (OSError, SafetensorError) as error:
-        raise KitError(
-            f"cannot write the export {folder}: {error}; free some space and run the same command again"
-        ) from error
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise KitError(f"cannot write {TENSORS}: {error}; free some space and run again") from error
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -30,9 +30,11 @@ class Subsampling(nn.Module):
 
     def __init__(self, bins: int, channels: int, dim: int) -> None:
         super().__init__()
-        # Channels last: about half the time of a forward pass on the CPU.
-        self.conv1 = nn.Conv2d(1, channels, 3, 2).to(memory_format=torch.channels_last)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 2).to(memory_format=torch.channels_last)
+        self.conv1 = nn.Conv2d(1, channels, 3, 2)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 2)
+        for convolution in (self.conv1, self.conv2):  # channels last: half the time of a forward pass on the CPU
+            weight = convolution.weight
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         reduced = ((bins - 1) // 2 - 1) // 2
         self.out = nn.Linear(channels * reduced, dim)
 

@@ -15,6 +15,7 @@ each time; the same calls in the same order to a fresh worker give bit-identical
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -82,6 +83,7 @@ class Espeak:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # an interrupt is for the kit, which then ends the worker
             )
         except OSError as error:
             raise KitError(f"cannot start the speech program: {error.strerror or error}") from error
@@ -101,10 +103,8 @@ class Espeak:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
-                try:
+                with contextlib.suppress(BrokenPipeError):  # a request that never left; the worker is gone anyway
                     pipe.close()
-                except BrokenPipeError:
-                    pass  # a request that never left; the worker is gone anyway
 
     def say(self, text: str, voice: str, rate: int = 175, pitch: int = 50, range: int = 50) -> Speech:
         """Speak `text`.

@@ -1,4 +1,4 @@
-"""The built corpus: the same every time, its parts apart, its alignments true, and nothing lost when things go wrong."""
+"""The built corpus: the same every time, parts apart, alignments true, and nothing lost when things go wrong."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ def trainer(folder, steps):
     )
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You.re resuming")
 def test_a_real_checkpoint_is_read_without_pickle(tmp_path):
     path = tmp_path / "last.ckpt"
     first = trainer(tmp_path, 3)

@@ -3,6 +3,7 @@
 import importlib
 import math
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_cosine_schedule():
     rates = [cosine(step, 100, warmup=0.1, floor=0.02) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[-1] == pytest.approx(0.02)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(earlier >= later for earlier, later in pairwise(rates[9:]))
 
 
 def test_pseudo_speech_says_the_phonemes():
