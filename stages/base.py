@@ -91,7 +91,7 @@ class Stage(L.LightningModule):
         recognizer = Recognizer(model, parts, tokenizer, data.inventory, pretrained="llm" not in sources)
         for folder in sorted(set(sources.values())):
             load_tensors(recognizer, folder, [part for part, source in sources.items() if source == folder])
-        if "encoder" in parts and "encoder" not in sources:
+        if "encoder" in parts and ("encoder" not in sources or config.stage.get("normalize_anew")):
             recognizer.encoder.set_normalization(*data.normalization())
         return recognizer
 

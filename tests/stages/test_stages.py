@@ -103,8 +103,11 @@ def test_init_gives_all_the_parts_it_has(corpus, tmp_path):
         assert torch.equal(value, whole.state_dict()[key]), key
 
 
-def test_normalization_comes_from_the_training_features(corpus):
-    stage, data = make_stage("pretrain", corpus)
+@pytest.mark.parametrize("anew", [False, True])
+def test_normalization_comes_from_the_training_features(corpus, tmp_path, anew):
+    save_export(small_recognizer(), tmp_path / "init", {})
+    starts = {"init": tmp_path / "init"} if anew else {}
+    stage, data = make_stage("pretrain", corpus, starts, f"stage.normalize_anew={str(anew).lower()}")
     frames = torch.cat([data.store("train")[cut.id] for cut in data.cuts("train")])
     torch.testing.assert_close(stage.recognizer.encoder.mean, frames.mean(0), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(stage.recognizer.encoder.scale, 1 / frames.std(0), atol=1e-3, rtol=1e-3)
