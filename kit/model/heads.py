@@ -10,22 +10,25 @@ from torch import Tensor, nn
 class PhonemeHead(nn.Module):
     """Three-layer MLP from encoder frames to phoneme logits, index 0 the CTC blank.
 
+    The first two layers stand beside a skip connection, and the second starts at zero: the head begins as a linear one.
+    A plain MLP keeps the gradient from a young encoder (docs/results.md has the figures).
+
     Args:
         dim: encoder dimension D.
-        hidden: width of the two hidden layers; None is D.
+        hidden: width of the hidden layer; None is D.
         symbols: number V of phonemes, blank included.
     """
 
     def __init__(self, dim: int, symbols: int, hidden: int | None = None) -> None:
         super().__init__()
         width = hidden or dim
-        self.layers = nn.Sequential(
-            nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, symbols)
-        )
+        self.expand, self.reduce, self.out = nn.Linear(dim, width), nn.Linear(width, dim), nn.Linear(dim, symbols)
+        nn.init.zeros_(self.reduce.weight)
+        nn.init.zeros_(self.reduce.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, D) to logits (B, T, V)."""
-        return self.layers(frames)
+        return self.out(frames + self.reduce(F.silu(self.expand(frames))))
 
 
 class Adaptor(nn.Module):

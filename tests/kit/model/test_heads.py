@@ -27,5 +27,14 @@ def test_adaptor_sees_four_frames_a_token():
 def test_phoneme_head_has_three_layers():
     head = PhonemeHead(dim=6, symbols=9, hidden=7)
     shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
-    assert shapes == [(7, 6), (7, 7), (9, 7)]
+    assert shapes == [(7, 6), (6, 7), (9, 6)]
     assert head(torch.randn(2, 3, 6)).shape == (2, 3, 9)
+
+
+def test_phoneme_head_begins_as_a_linear_one_and_learns_to_be_more():
+    torch.manual_seed(0)
+    head = PhonemeHead(dim=6, symbols=9)
+    frames = torch.randn(2, 3, 6)
+    torch.testing.assert_close(head(frames), head.out(frames))
+    head(frames).square().sum().backward()
+    assert head.reduce.weight.grad.abs().sum() > 0

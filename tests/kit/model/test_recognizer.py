@@ -60,7 +60,7 @@ def test_a_text_is_tokenized_once():
 def test_only_the_wanted_parts_are_built():
     recognizer = small_recognizer(("encoder", "phoneme_head"))
     assert {name.split(".")[0] for name, _ in recognizer.named_parameters()} == {"encoder", "phoneme_head"}
-    assert recognizer.phoneme_head.layers[-1].out_features == len(PhonemeInventory.default())
+    assert recognizer.phoneme_head.out.out_features == len(PhonemeInventory.default())
 
 
 def test_the_real_shape_has_the_papers_size():
