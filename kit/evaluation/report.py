@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.base import SpeechData
 from kit.decoding.offline import recognize
 from kit.evaluation.metrics import RATE_NAMES, MixedErrorRate, PhonemeErrorRate, rate_of_language
 from kit.files import write_text
@@ -22,6 +21,9 @@ from kit.model.export import load_export
 from kit.model.recognizer import Recognizer
 from kit.progress import say
 from kit.text.normalize import normalize
+
+if TYPE_CHECKING:
+    from datamodules.base import SpeechData
 
 STREAMING = {"chunk": 16, "left": 4}  # the paper's 640 ms chunks that see four earlier ones
 FRAME_MS = 40

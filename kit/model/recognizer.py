@@ -80,6 +80,7 @@ class Recognizer(nn.Module):
             self.llm = build_llm(config.llm, pretrained)
         if "adaptor" in parts:
             self.adaptor = Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
+        self._prompt_ids: tuple[list[int], list[int]] | None = None
         self.text_ids = lru_cache(maxsize=1 << 17)(self._text_ids)  # a text is tokenized once, not once an epoch
 
     @property
@@ -101,14 +102,14 @@ class Recognizer(nn.Module):
         """What follows the speech in each row's prompt: one (n, E) tensor a row."""
         table = self.llm.get_input_embeddings()
         if hints is None:
-            return [table(self._tensor(self.prompt.suffix_ids(self.tokenizer)))] * batch
+            return [table(self._tensor(self._plain_prompt()[1]))] * batch
         return [table(self._tensor(self.prompt.suffix_ids(self.tokenizer, row))) for row in hints]
 
     def prefix_cache(self, batch: int) -> Any:
         """Keys and values of the static prefix, computed once and shared by all rows; gradients flow through it."""
         from transformers import DynamicCache
 
-        ids = self._tensor(self.prompt.prefix_ids(self.tokenizer))[None]
+        ids = self._tensor(self._plain_prompt()[0])[None]
         cache = self.llm.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
         cache.batch_repeat_interleave(batch)
         return cache
@@ -138,6 +139,12 @@ class Recognizer(nn.Module):
         hidden = self.llm.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
         wanted = labels != IGNORE
         return F.cross_entropy(self.llm.lm_head(hidden[wanted]).float(), labels[wanted])
+
+    def _plain_prompt(self) -> tuple[list[int], list[int]]:
+        """Ids before the speech and, without hints, after it; tokenized once, not once a step."""
+        if self._prompt_ids is None:
+            self._prompt_ids = (self.prompt.prefix_ids(self.tokenizer), self.prompt.suffix_ids(self.tokenizer))
+        return self._prompt_ids
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.prompt.answer_ids(self.tokenizer, text))
