@@ -26,6 +26,7 @@ from kit.model.encoder import WHOLE, Chunk, draw_chunk
 from kit.model.export import load_tensors, read_about
 from kit.model.losses import ctc_loss
 from kit.model.recognizer import Recognizer
+from kit.optimizer import MuonAdamW
 from kit.text.prompt import TEMPLATE, Prompt
 from kit.text.tokens import load_tokenizer, train_tokenizer
 
@@ -133,28 +134,36 @@ class Stage(L.LightningModule):
             self.log("dev/text_loss", loss, batch_size=len(batch))
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a rate a part, no decay on vectors, warm-up and cosine over the stage's steps."""
-        options = self.config.stage.optimizer
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                part = name.removeprefix("recognizer.").split(".")[0]
-                key = (options.get("scale", {}).get(part, 1.0), parameter.ndim > 1)
-                groups.setdefault(key, []).append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": params, "lr": options.lr * scale, "weight_decay": options.weight_decay if decayed else 0.0}
-                for (scale, decayed), params in groups.items()
-            ],
-            betas=tuple(options.betas),
-            fused=True,
-        )
-        schedule = self.config.stage.schedule
+        """Muon for the hidden matrices and AdamW for the rest, a rate a part, warm-up and cosine over the steps."""
+        options, schedule = self.config.stage.optimizer, self.config.stage.schedule
+        iterations = options.muon.iterations if options.get("muon") else 1
+        optimizer = MuonAdamW(self._parameter_groups(), tuple(options.betas), iterations)
         total = self.config.trainer.max_steps
         factor = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: cosine(step, total, schedule.warmup, schedule.floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The trained parameters by rate, by decay (none on vectors) and by whether Muon steps them."""
+        options = self.config.stage.optimizer
+        muon, scales = options.get("muon"), options.get("scale", {})
+        groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                name = name.removeprefix("recognizer.")
+                matrix = bool(muon) and parameter.ndim == 2 and bool(re.fullmatch(muon.matrices, name))
+                key = (scales.get(name.split(".")[0], 1.0), parameter.ndim > 1, matrix)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": scale * (muon.lr if matrix else options.lr),
+                "weight_decay": options.weight_decay if decayed else 0.0,
+                **({"momentum": muon.momentum} if matrix else {}),
+            }
+            for (scale, decayed, matrix), parameters in groups.items()
+        ]
 
     def train(self, mode: bool = True) -> Stage:
         """Parts without a trained parameter stay in eval mode."""
