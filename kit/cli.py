@@ -134,6 +134,12 @@ def _info(files: list[str], overrides: list[str]) -> int:
     return 0
 
 
+def _bench(files: list[str], overrides: list[str]) -> int:
+    from kit.bench import bench
+
+    return bench(files, overrides)
+
+
 def _with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
     """The configuration, and the export that `checkpoint` names or the newest one."""
     from pathlib import Path
@@ -212,6 +218,22 @@ examples:
   python -m kit info
   python -m kit info model=nim4""",
         _info,
+    ),
+    "bench": Command(
+        "time the kernels against the alternatives",
+        "bench chunk_attention|ctc_prefix ... [key=value ...]",
+        """Checks every provider against the reference in double, times those that pass in turns, prints a table and
+writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
+
+examples:
+  python -m kit bench chunk_attention
+  python -m kit bench chunk_attention ctc_prefix only=T750 seconds=5 out=results
+
+device=cpu|cuda      default: a GPU where there is one
+only=TEXT            cases with this in their name
+seconds=1            time to spend on a provider in a case
+out=bench            folder for the CSV (rows are added) and the plots""",
+        _bench,
     ),
 }
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.chunk_attention import chunk_mask
-from kit.model.attention import RelativeAttention, position_table
+from kit.model.attention import RelativeAttention, View, view_chunks, view_whole
 from kit.model.convolution import ChunkConvolution
 from kit.model.subsampling import CONTEXT, STRIDE, Subsampling, output_length
 
@@ -64,25 +63,27 @@ def _feed_forward(dim: int, factor: int, dropout: float) -> nn.Sequential:
 class ConformerBlock(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, norm (Gulati et al. 2020, arXiv 2005.08100)."""
 
-    def __init__(self, dim: int, heads: int, feed_forward: int, kernel: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, feed_forward: int, kernel: int, dropout: float, attention: str = "auto"
+    ) -> None:
         super().__init__()
         self.feed_forward1 = _feed_forward(dim, feed_forward, dropout)
-        self.attention = RelativeAttention(dim, heads, dropout)
+        self.attention = RelativeAttention(dim, heads, dropout, attention)
         self.convolution = ChunkConvolution(dim, kernel, dropout)
         self.feed_forward2 = _feed_forward(dim, feed_forward, dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, valid: Tensor, chunk: int) -> Tensor:
-        """(B, T, D) to (B, T, D) under a chunk mask (B, T, T)."""
+    def forward(self, x: Tensor, view: View, valid: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D); `valid` (B, T, 1) marks frames."""
         x = x + 0.5 * self.feed_forward1(x)
-        x, _ = self.attention(x, table, mask)
-        x = self.convolution(x, valid, chunk)
+        x, _ = self.attention(x, view)
+        x = self.convolution(x, valid, view.chunk)
         return self.norm(x + 0.5 * self.feed_forward2(x))
 
-    def stream(self, x: Tensor, table: Tensor, keys: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def stream(self, x: Tensor, view: View, keys: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One chunk with the caches of attention and convolution; gives the output and both caches."""
         x = x + 0.5 * self.feed_forward1(x)
-        x, keys = self.attention(x, table, None, keys)
+        x, keys = self.attention(x, view, keys)
         x, frames = self.convolution.stream(x, frames)
         return self.norm(x + 0.5 * self.feed_forward2(x)), keys, frames
 
@@ -114,6 +115,7 @@ class ConformerEncoder(nn.Module):
         feed_forward: width of the feed-forward layers as a multiple of D.
         channels: of the subsampling.
         dropout: everywhere.
+        attention: backend of `kernels.chunk_attention`, "auto" or "reference"; the numbers are the same.
     """
 
     mean: Tensor
@@ -129,6 +131,7 @@ class ConformerEncoder(nn.Module):
         feed_forward: int = 4,
         channels: int = 32,
         dropout: float = 0.0,
+        attention: str = "auto",
     ) -> None:
         super().__init__()
         self.dim, self.bins, self.heads = dim, bins, heads
@@ -136,7 +139,9 @@ class ConformerEncoder(nn.Module):
         self.register_buffer("scale", torch.ones(bins))
         self.subsampling = Subsampling(bins, channels, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(ConformerBlock(dim, heads, feed_forward, kernel, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            ConformerBlock(dim, heads, feed_forward, kernel, dropout, attention) for _ in range(layers)
+        )
 
     def set_normalization(self, mean: Tensor, deviation: Tensor) -> None:
         """Keep the training set's mean and standard deviation, both (F,)."""
@@ -170,11 +175,10 @@ class ConformerEncoder(nn.Module):
         lengths = output_length(lengths)
         frames = x.shape[1]
         valid = (torch.arange(frames, device=x.device) < lengths[:, None])[..., None]
-        mask = chunk_mask(frames, lengths, chunk.frames, chunk.left)
-        table = position_table(frames, frames, self.dim, x)
+        view = view_chunks(frames, self.dim, x, lengths, chunk.frames, chunk.left)
         halfway = None
         for index, block in enumerate(self.blocks, 1):
-            x = block(x, table, mask, valid, chunk.frames)
+            x = block(x, view, valid)
             if middle and index == len(self.blocks) // 2:
                 halfway = x
         return x, lengths, halfway
@@ -234,8 +238,8 @@ class ConformerEncoder(nn.Module):
         """One chunk of normalized features (B, t, F) through subsampling and blocks; advances the cache."""
         x = self.subsampling(features)
         keep = cache.chunk.left * cache.chunk.frames if cache.chunk.left >= 0 else None
-        table = position_table(cache.keys[0].shape[1] + x.shape[1], x.shape[1], self.dim, x)
+        view = view_whole(cache.keys[0].shape[1] + x.shape[1], x.shape[1], self.dim, x)
         for index, block in enumerate(self._blocks()):
-            x, keys, cache.frames[index] = block.stream(x, table, cache.keys[index], cache.frames[index])
+            x, keys, cache.frames[index] = block.stream(x, view, cache.keys[index], cache.frames[index])
             cache.keys[index] = keys if keep is None else keys[:, max(0, keys.shape[1] - keep) :]
         return x

@@ -1,13 +1,17 @@
+"""The definition against plain loops, the fast path against the definition, the operator against torch's own checks."""
+
 import math
 
 import pytest
 import torch
+from cases import NAMES, inputs
+from torch import nn
 
-from kernels.chunk_attention import chunk_attention, chunk_mask
+from kernels.chunk_attention import chunk_attention, chunk_mask, tiles
 
 
-def attention_by_loops(q, k, v, table, u, w, mask):
-    """The definition, one pair of positions at a time, in double."""
+def attention_by_loops(q, k, v, table, u, w, mask, far):
+    """The definition, one pair of positions at a time."""
     batch, queries, heads, dim = q.shape
     keys = k.shape[1]
     out = torch.zeros_like(q)
@@ -19,76 +23,201 @@ def attention_by_loops(q, k, v, table, u, w, mask):
                     continue
                 place = keys - queries + i
                 score = torch.stack(
-                    [
-                        (q[b, i, h] + u[h]) @ k[b, j, h] + (q[b, i, h] + w[h]) @ table[keys - 1 - (place - j), h]
-                        for j in seen
-                    ]
+                    [(q[b, i, h] + u[h]) @ k[b, j, h] + (q[b, i, h] + w[h]) @ table[far - (place - j), h] for j in seen]
                 )
                 weight = (score / math.sqrt(dim)).softmax(0)
                 out[b, i, h] = sum(p * v[b, j, h] for p, j in zip(weight, seen, strict=True))
     return out
 
 
-def inputs(batch, queries, keys, heads=2, dim=4, seed=0):
-    make = torch.Generator().manual_seed(seed)
+def random_case(seed):
+    """Sizes, chunking, lengths and a table just as long as needed, or longer."""
+    draw = torch.Generator().manual_seed(seed)
 
-    def draw(*shape):
-        return torch.randn(*shape, generator=make, dtype=torch.float64, requires_grad=True)
+    def number(low, high):
+        return int(torch.randint(low, high + 1, (), generator=draw))
 
-    shapes = [(batch, queries, heads, dim)] + [(batch, keys, heads, dim)] * 2
-    return [
-        *(draw(*shape) for shape in shapes),
-        draw(keys + queries - 1, heads, dim),
-        draw(heads, dim),
-        draw(heads, dim),
-    ]
-
-
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 5), (1, 7), (3, 8), (6, 6)])
-def test_equals_the_definition(queries, keys):
-    tensors = inputs(2, queries, keys, seed=queries * 10 + keys)
-    mask = torch.rand(2, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.7
-    torch.testing.assert_close(chunk_attention(*tensors, mask), attention_by_loops(*tensors, mask))
+    keys = number(1, 150)
+    queries = keys if number(0, 2) else number(1, keys)
+    chunk, left = number(0, 20), number(-1, 4)
+    lengths = torch.randint(0, keys + 1, (2,), generator=draw)
+    far = keys - 1 if chunk == 0 or left < 0 else min(keys, (left + 1) * chunk) - 1
+    near = queries - 1 if chunk == 0 else min(queries, chunk) - 1
+    surplus = number(0, 1) * number(0, 5)
+    return queries, keys, {"lengths": lengths, "chunk": chunk, "left": left, "far": far}, far + near + 1 + surplus
 
 
-def test_a_query_that_sees_nothing_gets_zero():
-    tensors = inputs(1, 3, 3)
-    mask = torch.ones(1, 3, 3, dtype=torch.bool)
-    mask[0, 1] = False
-    assert chunk_attention(*tensors, mask)[0, 1].abs().max() == 0
+def gradients(function, tensors, seed=3):
+    out = function(*tensors)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return out, torch.autograd.grad((out * weight).sum(), tensors)
 
 
-def test_no_mask_is_a_full_mask():
-    tensors = inputs(2, 4, 6)
-    full = torch.ones(2, 4, 6, dtype=torch.bool)
-    torch.testing.assert_close(chunk_attention(*tensors), chunk_attention(*tensors, full))
+@pytest.mark.parametrize("seed", range(10))
+def test_the_reference_is_the_definition(seed):
+    queries, keys, options, rows = random_case(seed)
+    queries, keys = min(queries, 12), min(keys, 12)
+    keys = max(queries, keys)
+    options["lengths"] = options["lengths"].clamp(max=keys)
+    options["far"] = max(options["far"], keys - 1)
+    tensors = inputs(2, queries, keys, rows + keys + queries, seed=seed)
+    mask = chunk_mask(queries, keys, options["lengths"], options["chunk"], options["left"])
+    found = chunk_attention(*tensors, **options, backend="reference")
+    torch.testing.assert_close(found, attention_by_loops(*tensors, mask, options["far"]))
 
 
-def test_gradients_of_every_input():
+@pytest.mark.parametrize("seed", range(40))
+def test_the_fast_path_is_the_reference(seed):
+    queries, keys, options, rows = random_case(100 + seed)
+    tensors = inputs(2, queries, keys, rows, seed=seed)
+    expected, wanted = gradients(lambda *x: chunk_attention(*x, **options, backend="reference"), tensors)
+    found, given = gradients(lambda *x: chunk_attention(*x, **options), tensors)
+    torch.testing.assert_close(found, expected)
+    for name, one, other in zip(NAMES, given, wanted, strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"gradient of {name}: {text}")
+
+
+def test_blocks_are_really_used():
+    plan = tiles.layout(750, 750, 16, 4)
+    assert plan.count == 24
+    assert plan.window == 96
+    assert tiles.layout(50, 50, 16, 4).count == 1
+
+
+def test_queries_that_see_nothing_get_zero():
+    tensors = inputs(2, 70, 70)
+    lengths = torch.tensor([0, 20])
+    found, given = gradients(lambda *x: chunk_attention(*x, lengths=lengths, chunk=5, left=1), tensors)
+    assert found[0].abs().max() == 0
+    assert found[1, 30:].abs().max() == 0
+    assert all(torch.isfinite(one).all() for one in given)
+    assert given[1][1, 20:].abs().max() == 0  # padding gets no gradient
+
+
+def test_gradients_of_the_reference():
     tensors = inputs(1, 3, 4, heads=1, dim=2)
-    mask = torch.tensor([[[True, True, False, False], [True, True, True, True], [False, False, False, False]]])
-    assert torch.autograd.gradcheck(lambda *args: chunk_attention(*args, mask), tensors)
+    lengths = torch.tensor([3])
+    options = {"lengths": lengths, "chunk": 2, "left": 0, "backend": "reference"}
+    assert torch.autograd.gradcheck(lambda *args: chunk_attention(*args, **options), tensors)
 
 
-def test_a_table_of_the_wrong_size_is_refused():
-    q, k, v, table, u, w = inputs(1, 3, 3)
-    with pytest.raises(ValueError, match="table has 4 rows, but 3 queries on 3 keys need 5"):
-        chunk_attention(q, k, v, table[:4], u, w)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_within_its_rounding(dtype):
+    tensors = inputs(2, 90, 90, dim=16, dtype=dtype)
+    exact = chunk_attention(*[x.double() for x in tensors], chunk=8, left=1, backend="reference")
+    found = chunk_attention(*tensors, chunk=8, left=1)
+    assert found.dtype == dtype
+    plain = chunk_attention(*tensors, chunk=8, left=1, backend="reference")
+    assert (found - exact).abs().max() <= 2 * (plain - exact).abs().max()
+    assert all(one.dtype == dtype for one in torch.autograd.grad(found.sum(), tensors))
+
+
+def test_strided_tensors_work():
+    q, k, v, *others = inputs(2, 40, 40)
+    packed = torch.cat([q, k, v], -1).detach()
+    views = packed.chunk(3, -1)
+    torch.testing.assert_close(
+        chunk_attention(*views, *others, chunk=4, left=1), chunk_attention(q, k, v, *others, chunk=4, left=1)
+    )
+
+
+def test_the_same_numbers_twice():
+    tensors = inputs(2, 120, 120, dtype=torch.float32)
+
+    def run():
+        out = chunk_attention(*tensors, chunk=6, left=2)
+        return out, *torch.autograd.grad(out.sum(), tensors)
+
+    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+def test_operator_checks():
+    tensors = [x.detach() for x in inputs(2, 40, 40, dtype=torch.float32)]
+    arguments = (*tensors, torch.tensor([40, 17], dtype=torch.int32), 4, 1, 39)
+    torch.library.opcheck(torch.ops.kit_kernels.chunk_attention.default, arguments)
+    out, lse = torch.ops.kit_kernels.chunk_attention(*arguments)
+    backward = (torch.randn_like(out), *tensors, out, lse, *arguments[6:])
+    torch.library.opcheck(torch.ops.kit_kernels.chunk_attention_backward.default, backward)
+
+
+def test_compiles_whole_for_any_length():
+    compiled = torch.compile(
+        lambda *x: chunk_attention(*x, chunk=4, left=1), backend="aot_eager", fullgraph=True, dynamic=True
+    )
+    for size in (90, 120, 143):
+        tensors = inputs(2, size, size, dtype=torch.float32, seed=size)
+        found, given = gradients(compiled, tensors)
+        expected, wanted = gradients(lambda *x: chunk_attention(*x, chunk=4, left=1), tensors)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(given, wanted)
+
+
+def test_exports():
+    class Attend(nn.Module):
+        def forward(self, *tensors):
+            return chunk_attention(*tensors, chunk=4, left=1)
+
+    tensors = tuple(x.detach() for x in inputs(1, 90, 90, dtype=torch.float32))
+    program = torch.export.export(Attend(), tensors)
+    assert any("chunk_attention" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*tensors), Attend()(*tensors))
+
+
+def test_the_environment_can_ask_for_the_reference(monkeypatch):
+    tensors = inputs(1, 8, 8)
+    monkeypatch.setenv("KIT_KERNELS", "reference")
+    monkeypatch.setattr(tiles, "forward", None)
+    found = chunk_attention(*tensors)
+    assert "ChunkAttention" not in type(found.grad_fn).__name__
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": (1, 5, 2)}, r"q must be \(B, Tq, H, D\)"),
+        ({"k": (1, 3, 2, 4)}, r"k must be \(1, Tk >= 5, 2, 4\), not \(1, 3, 2, 4\)"),
+        ({"v": (1, 5, 2, 3)}, r"v must be \(1, 5, 2, 4\), not \(1, 5, 2, 3\)"),
+        ({"table": (9, 1, 4)}, r"table must be \(R, 2, 4\), not \(9, 1, 4\)"),
+        ({"table": (8, 2, 4)}, r"table has 8 rows .* needs 9"),
+        ({"u": (2, 5)}, r"u must be \(2, 4\)"),
+        ({"w": (4,)}, r"w must be \(2, 4\)"),
+    ],
+)
+def test_a_wrong_shape_is_named(change, message):
+    tensors = dict(zip(NAMES, inputs(1, 5, 5), strict=True))
+    tensors |= {name: torch.zeros(shape, dtype=torch.float64) for name, shape in change.items()}
+    with pytest.raises(ValueError, match=message):
+        chunk_attention(**tensors)
+
+
+def test_other_wrong_arguments_are_named():
+    tensors = inputs(1, 5, 5)
+    with pytest.raises(ValueError, match="k is torch.float32, but q is torch.float64"):
+        chunk_attention(tensors[0], tensors[1].float(), *tensors[2:])
+    with pytest.raises(ValueError, match=r"lengths must be \(1,\)"):
+        chunk_attention(*tensors, lengths=torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="backend='fast' is not one of auto, reference"):
+        chunk_attention(*tensors, backend="fast")
+    with pytest.raises(ValueError, match="u is on meta"):
+        chunk_attention(*tensors[:4], tensors[4].to("meta"), tensors[5])
+    with pytest.raises(ValueError, match="table begins with the distance 3 .* 4"):
+        chunk_attention(*tensors, far=3)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_mask_against_its_definition(seed):
     draw = torch.Generator().manual_seed(seed)
-    size = int(torch.randint(1, 40, (), generator=draw))
+    keys = int(torch.randint(1, 40, (), generator=draw))
+    queries = int(torch.randint(1, keys + 1, (), generator=draw))
     chunk = int(torch.randint(0, 12, (), generator=draw))
     left = int(torch.randint(-1, 4, (), generator=draw))
-    lengths = torch.randint(0, size + 1, (3,), generator=draw)
-    mask = chunk_mask(size, lengths, chunk, left)
+    lengths = torch.randint(0, keys + 1, (3,), generator=draw)
+    mask = chunk_mask(queries, keys, lengths, chunk, left)
     for b in range(3):
-        for i in range(size):
-            for j in range(size):
+        for i in range(queries):
+            for j in range(keys):
                 visible = j < lengths[b]
                 if chunk:
-                    ahead = i // chunk - j // chunk
+                    ahead = (keys - queries + i) // chunk - j // chunk
                     visible = visible and ahead >= 0 and (left < 0 or ahead <= left)
                 assert mask[b, i, j] == visible

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import toys
 
+import kit.bench
 import kit.config
 from kit import cli
 from kit.cli import main, split
@@ -51,8 +52,9 @@ def test_examples_compose(tmp_path, monkeypatch):
     examples = [line.strip().split("    ")[0] for line in examples if line.startswith("  python -m kit")]
     assert len(examples) >= len(cli.COMMANDS)
     for example in examples:
-        _, overrides = split(example.split()[4:])
-        kit.config.compose(overrides)
+        command, *rest = example.split()[3:]
+        _, overrides = split(rest)
+        (kit.bench.options if command == "bench" else kit.config.compose)(overrides)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""Random inputs that the tests of the kernels share."""
+
+import torch
+
+from kernels import ctc_prefix
+
+NAMES = ("q", "k", "v", "table", "u", "w")
+
+
+def inputs(batch, queries, keys, rows=None, heads=2, dim=4, seed=0, dtype=torch.float64):
+    make = torch.Generator().manual_seed(seed)
+    rows = keys + queries - 1 if rows is None else rows
+    shapes = [(batch, queries, heads, dim), *[(batch, keys, heads, dim)] * 2, (rows, heads, dim), *[(heads, dim)] * 2]
+    return [torch.randn(shape, generator=make, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def random_log_probs(batch, frames, symbols, seed, sharp=2.0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    return (sharp * torch.randn(batch, frames, symbols, generator=draw, dtype=torch.float64)).log_softmax(-1).to(dtype)
+
+
+def prefix_states(module, log_probs, lengths, prefixes):
+    """r_n, r_b, last of each row's prefixes (all of one length), one symbol after another."""
+    r_n, r_b = ctc_prefix.start(log_probs, lengths)
+    batch, width = len(prefixes), len(prefixes[0])
+    r_n, r_b = (x.expand(-1, width, -1).contiguous() for x in (r_n, r_b))
+    last = torch.full((batch, width), -1)
+    parents = torch.arange(width).expand(batch, -1)
+    for step in range(len(prefixes[0][0])):
+        tokens = torch.tensor([[prefix[step] for prefix in row] for row in prefixes])
+        r_n, r_b = module.extend(log_probs, lengths, r_n, r_b, last, parents, tokens)
+        last = tokens
+    return r_n, r_b, last
+
+
+def random_strings(batch, count, longest, symbols, seed):
+    draw = torch.Generator().manual_seed(seed)
+    strings = torch.randint(1, symbols, (batch, count, longest), generator=draw)
+    strings[0, 0, 1:2] = strings[0, 0, 0:1]  # a double letter
+    return strings, torch.randint(1, longest + 1, (batch, count), generator=draw)
