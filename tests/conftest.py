@@ -2,11 +2,16 @@
 
 import os
 
-import pytest
-
 # Two test processes on two cores: more threads would only wait for each other. Set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton looks once, when it is first imported, and not only the tests of the kernels import it.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ The interpreter computes bfloat16 products wrongly, so bfloat16 is left to a rea
 """
 
 import math
-import os
 
 import pytest
 import torch
@@ -12,13 +11,11 @@ import torch
 # A masked score far above its row is raised to a power and thrown away.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 triton = pytest.importorskip("triton")
 
-from cases import NAMES, inputs  # noqa: E402
+from cases import NAMES, inputs
 
-from kernels.chunk_attention import chunk_attention, chunk_attention_reference, triton_kernels  # noqa: E402
+from kernels.chunk_attention import chunk_attention, chunk_attention_reference, triton_kernels
 
 DEVICE = "cuda" if GPU else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if GPU else [])

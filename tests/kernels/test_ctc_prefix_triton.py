@@ -1,20 +1,17 @@
 """The Triton kernels against the recurrences: in the interpreter where there is no GPU."""
 
 import math
-import os
 
 import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 pytest.importorskip("triton")
 
-from cases import prefix_states, random_log_probs, random_strings  # noqa: E402
+from cases import prefix_states, random_log_probs, random_strings
 
-from kernels import ctc_prefix  # noqa: E402
-from kernels.ctc_prefix import reference, triton_kernels  # noqa: E402
+from kernels import ctc_prefix
+from kernels.ctc_prefix import reference, triton_kernels
 
 DEVICE = "cuda" if GPU else "cpu"
 PREFIXES = [[[()] * 2] * 2, [[(1,), (3,)], [(2,), (2,)]], [[(1, 1), (3, 2)], [(2, 5), (4, 4)]]]
