@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,11 @@ def bench(names: Sequence[str], overrides: Sequence[str]) -> int:
                 raise UsageError(f"no case of {name} on {device.type} has {chosen['only']!r} in its name")
             _show(name, rows)
             folder = Path(chosen["out"])
-            benchmark.write(rows, folder / f"{name}.csv")
-            _plot(rows, suite.baseline, folder / f"{name}-{device.type}.svg")
+            try:
+                benchmark.write(rows, folder / f"{name}.csv")
+                _plot(rows, suite.baseline, folder / f"{name}-{device.type}.svg")
+            except OSError as error:
+                raise KitError(f"cannot write to {folder} ({error.strerror}); name another folder with out=") from error
             failed |= any(row["provider"] == "ours" and not row["correct"] for row in rows)
     return int(failed)
 
@@ -62,7 +66,7 @@ def options(overrides: Sequence[str]) -> dict[str, str]:
             )
         chosen[key] = value
     try:
-        if float(chosen["seconds"]) <= 0:
+        if not 0 < float(chosen["seconds"]) < math.inf:
             raise ValueError
     except ValueError:
         raise UsageError(f"seconds={chosen['seconds']} must be a number above 0") from None

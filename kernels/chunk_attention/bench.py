@@ -197,5 +197,5 @@ SUITE = Suite(
     ],
     reference=_reference,
     baseline="eager",
-    peaks={"H100": (3.0e12, 8e14), "H200": (4.2e12, 8e14)},
+    peaks={"H100": (3.0e12, 8e14)},  # bytes a second counted read and written, bf16 FLOP/s
 )

@@ -2,7 +2,7 @@
 
 Under a limited left context a block of Q queries sees a window of W keys, whatever the length T: time and memory grow
 with T, not with its square. Otherwise the one block is the whole utterance. Positions come by distance: each block
-multiplies its queries with the table's rows once, and a strided view of the product (`sheared`) is the score by key.
+multiplies its queries with the table's rows once, and a strided view of the product (`shifted`) is the score by key.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.chunk_attention.dense import shifted
 
 MASKED = -1e30  # finite, so that a row without any visible key does not become NaN
 BLOCK = 32  # least queries a block; fewer make products too thin for the processor
@@ -111,7 +113,7 @@ def backward(
     scale = 1 / math.sqrt(q.shape[-1])
     change = (grads @ _windows(v, plan).mT).sub_(delta).mul_(weight).mul_(scale)  # of the raw scores (H, B, n, Q, W)
     by_distance = change.new_zeros(*change.shape[:-1], plan.rows)
-    sheared(by_distance, plan.window).copy_(change)
+    shifted(by_distance, plan.window).copy_(change)
     flat = by_distance.flatten(1, 3)  # (H, B n Q, R)
     content = change @ keys
     position = (flat @ _rows(table, plan, far)).view_as(content)
@@ -147,16 +149,6 @@ def visible(plan: Layout, lengths: Tensor, chunk: int, left: int) -> Tensor:
     return inside[:, :, None] & (ahead >= 0) & (ahead <= left)
 
 
-def sheared(by_distance: Tensor, keys: int) -> Tensor:
-    """Scores by distance (..., Q, W + Q - 1) as scores by key (..., Q, W): out[i, j] = in[i, Q - 1 - i + j], a view.
-
-    In memory the wanted elements of row i start at i (R - 1) + Q - 1, so a view with rows one shorter holds them.
-    """
-    queries, rows = by_distance.shape[-2:]
-    strides = (*by_distance.stride()[:-2], rows - 1, 1)
-    return by_distance.as_strided((*by_distance.shape[:-1], keys), strides, by_distance.storage_offset() + queries - 1)
-
-
 def _scores(plan: Layout, queries: Tensor, keys: Tensor, table: Tensor, u: Tensor, w: Tensor, far: int) -> Tensor:
     """Scaled scores (H, B, n, Q, W) of every query with every key of its window."""
     scale = 1 / math.sqrt(queries.shape[-1])
@@ -164,7 +156,7 @@ def _scores(plan: Layout, queries: Tensor, keys: Tensor, table: Tensor, u: Tenso
     to_place = _shifted(queries, w).mul_(scale).view(heads, -1, dim)
     by_distance = (to_place @ _rows(table, plan, far).mT).view(heads, batch, count, block, plan.rows)
     to_key = _shifted(queries, u).mul_(scale)
-    return (to_key @ keys.mT).add_(sheared(by_distance, plan.window))
+    return (to_key @ keys.mT).add_(shifted(by_distance, plan.window))
 
 
 def _blocks(x: Tensor, plan: Layout) -> Tensor:

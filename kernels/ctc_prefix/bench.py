@@ -127,5 +127,5 @@ SUITE = Suite(
     ],
     reference=_reference,
     baseline="loop",
-    peaks={"H100": (3.0e12, 6e13), "H200": (4.2e12, 6e13)},
+    peaks={"H100": (3.0e12, 6e13)},  # bytes a second counted read and written, nominal fp32 FLOP/s
 )

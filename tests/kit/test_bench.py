@@ -56,6 +56,7 @@ def test_wrong_numbers_get_no_time():
         (["bench", "ctc_prefix", "device=tpu"], "device=tpu must be cpu or cuda"),
         (["bench", "ctc_prefix", "second=3"], "unknown option second of bench; did you mean seconds?"),
         (["bench", "ctc_prefix", "seconds=0"], "seconds=0 must be a number above 0"),
+        (["bench", "ctc_prefix", "seconds=nan"], "seconds=nan must be a number above 0"),
         (
             ["bench", "ctc_prefix", "device=cpu", "only=nothing"],
             "has 'nothing' in its name",
@@ -65,6 +66,13 @@ def test_wrong_numbers_get_no_time():
 def test_wrong_use(line, message, capsys):
     assert main(line) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    line = ["bench", "ctc_prefix", "device=cpu", "only=step B1 ", "seconds=0.01", f"out={tmp_path / 'file'}"]
+    assert main(line) == 1
+    assert "name another folder with out=" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there(capsys, monkeypatch):
