@@ -7,6 +7,7 @@ fails the check gets no time and no speed-up. Providers take turns, so that a sl
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 import subprocess
 import time
@@ -19,6 +20,11 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], Any]
+SUITES = {  # where the suites of `python -m kit bench` are
+    "chunk_attention": "kernels.chunk_attention.bench",
+    "chunk_attention_stream": "kernels.chunk_attention.bench_stream",
+    "ctc_prefix": "kernels.ctc_prefix.bench",
+}
 QUANTILES = (0.2, 0.5, 0.8)
 COLUMNS = (
     "suite", "case", "provider", "correct", "error", "ms_20", "ms_50", "ms_80", "graph_ms", "kernel_ms", "speedup",
@@ -68,6 +74,11 @@ class Suite:
     reference: Callable[[Any, Case], Any]
     baseline: str
     peaks: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # device name part -> bytes/s, FLOP/s
+
+
+def suite(name: str) -> Suite:
+    """One of SUITES."""
+    return importlib.import_module(SUITES[name]).SUITE
 
 
 def run(suite: Suite, device: torch.device, seconds: float = 1.0, only: str = "") -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ DEVICE = torch.device("cuda")
 ctc_prefix: Any = prefix
 ctc_reference: Any = reference
 chunk_attention: Any = attention.chunk_attention
+chunk_attention_stream: Any = attention.chunk_attention_stream
 chunk_attention_reference: Any = attention.chunk_attention_reference
 SLACK = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of the largest value, beside the 2x rule
 
@@ -102,9 +103,6 @@ def check_determinism() -> str:
 
 def check_streaming(graph: bool) -> str:
     """Chunk by chunk through the ring equals the whole pass; with `graph` by replaying one captured step."""
-    from kernels.chunk_attention import triton_kernels
-
-    stream: Any = triton_kernels.stream
     chunk, left, batch, heads, dim, chunks = 16, 4, 3, 20, 64, 9
     draw, span, total = torch.Generator().manual_seed(7), 64, 144
     shapes = [*[(batch, total, heads, dim)] * 3, ((left + 2) * chunk - 1, heads, dim), *[(heads, dim)] * 2]
@@ -115,10 +113,11 @@ def check_streaming(graph: bool) -> str:
     expected = chunk_attention_reference(*exact, lengths, chunk, left, far)
     rings = [torch.zeros(batch, span + chunk, heads, dim, dtype=q.dtype, device=DEVICE) for _ in range(2)]
     start, fresh = (torch.zeros(batch, dtype=torch.int32, device=DEVICE) for _ in range(2))
+    slots = torch.arange(batch, dtype=torch.int32, device=DEVICE)
     pieces = [torch.zeros(batch, chunk, heads, dim, dtype=q.dtype, device=DEVICE) for _ in range(3)]
 
     def step() -> Tensor:
-        out = stream(*pieces, *rings, table, u, w, start, fresh, span, far)
+        out = chunk_attention_stream(*pieces, *rings, table, u, w, start, fresh, slots, span=span, far=far)
         start.add_(fresh)
         return out
 
@@ -217,12 +216,9 @@ def main() -> int:
             failed += 1
             result = "FAILED  " + traceback.format_exc(limit=-3)
         print(f"{name:<26}{time.perf_counter() - begin:6.1f} s  {result}", flush=True)
-    from kernels.chunk_attention.bench import SUITE as ATTENTION
-    from kernels.ctc_prefix.bench import SUITE as PREFIX
-
-    for suite in (ATTENTION, PREFIX):
-        rows = benchmark.run(suite, DEVICE, seconds=0.5)
-        benchmark.write(rows, folder / f"{suite.name}.csv")
+    for name in benchmark.SUITES:
+        rows = benchmark.run(benchmark.suite(name), DEVICE, seconds=0.5)
+        benchmark.write(rows, folder / f"{name}.csv")
         for row in rows:
             numbers = ("ms_50", "graph_ms", "kernel_ms", "floor_ms", "speedup", "peak_mbytes")
             shown = "  ".join(f"{key} {row[key]:.4g}" for key in numbers if row.get(key) is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from kit.errors import KitError, UsageError, nearest
 
-SUITES = ("chunk_attention", "ctc_prefix")
 DEFAULTS = {"device": "auto", "only": "", "seconds": "1", "out": "bench"}
 
 
@@ -26,16 +24,17 @@ def bench(names: Sequence[str], overrides: Sequence[str]) -> int:
 
     chosen = options(overrides)
     device = _device(chosen["device"])
+    suites = benchmark.SUITES
     if not names:
-        raise UsageError(f"bench needs a suite: {' or '.join(SUITES)}")
+        raise UsageError(f"bench needs a suite: {' or '.join(suites)}")
     for name in names:
-        if name not in SUITES:
-            guess = nearest(name, SUITES)
-            raise UsageError(f"unknown suite {name}; {f'did you mean {guess}?' if guess else ' or '.join(SUITES)}")
+        if name not in suites:
+            guess = nearest(name, suites)
+            raise UsageError(f"unknown suite {name}; {f'did you mean {guess}?' if guess else ' or '.join(suites)}")
     failed = False
     with torch.random.fork_rng():
         for name in names:
-            suite = importlib.import_module(f"kernels.{name}.bench").SUITE
+            suite = benchmark.suite(name)
             rows = benchmark.run(suite, device, float(chosen["seconds"]), chosen["only"])
             if not rows:
                 raise UsageError(f"no case of {name} on {device.type} has {chosen['only']!r} in its name")

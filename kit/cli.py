@@ -221,7 +221,7 @@ examples:
     ),
     "bench": Command(
         "time the kernels against the alternatives",
-        "bench chunk_attention|ctc_prefix ... [key=value ...]",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 

@@ -24,7 +24,7 @@ KERNELS = [
     Kernel(
         code.stream_kernel,
         _INPUTS
-        | dict.fromkeys(("start", "fresh"), "*i32")
+        | dict.fromkeys(("slots", "start", "fresh"), "*i32")
         | dict.fromkeys(("ring_keys", "ring_values", "out"), "*bf16"),
         _HEAD | {"BM": 16, "BN": 64, "BP": 128},
         ("scale",),

@@ -27,19 +27,59 @@ def chunk_attention_dense(
     far: int,
 ) -> Tensor:
     """As `kernels.chunk_attention.chunk_attention`, with chunk above zero and left not negative."""
+    return attend(q, k, v, table, u, w, ~chunk_mask(q.shape[1], k.shape[1], lengths, chunk, left), far)
+
+
+def stream(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ring_keys: Tensor,
+    ring_values: Tensor,
+    table: Tensor,
+    u: Tensor,
+    w: Tensor,
+    slots: Tensor,
+    start: Tensor,
+    fresh: Tensor,
+    span: int,
+    far: int,
+) -> Tensor:
+    """As `kernels.chunk_attention.chunk_attention_stream`."""
+    batch, queries = q.shape[:2]
+    size, slots = ring_keys.shape[1], slots.long()[:, None]
+    begun = start[slots]  # (B, 1)
+    place = begun - span + torch.arange(span + queries, device=q.device)  # in frames of the stream
+    seen = (place >= 0) & (place < begun + fresh[:, None])
+    at = (slots * size + place % size).flatten()  # in all rings as one
+    kept = at.unflatten(0, (batch, -1))[:, span:].flatten()
+    keys, values = ring_keys.flatten(0, 1), ring_values.flatten(0, 1)
+    # Frames behind the fresh ones are stored too, where nothing that a later chunk sees can stand.
+    keys.index_copy_(0, kept, k.flatten(0, 1))
+    values.index_copy_(0, kept, v.flatten(0, 1))
+    hidden = None if bool(seen.all()) else ~seen[:, None].expand(-1, queries, -1)
+    seen_keys, seen_values = (x.index_select(0, at).unflatten(0, (batch, -1)) for x in (keys, values))
+    out = attend(q, seen_keys, seen_values, table, u, w, hidden, far)
+    return out if hidden is None else out.masked_fill(~seen[:, span:, None, None], 0.0)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, u: Tensor, w: Tensor, hidden: Tensor | None, far: int
+) -> Tensor:
+    """All pairs but those `hidden` (B, Tq, Tk); zero for a query that sees no key."""
     queries, keys = q.shape[1], k.shape[1]
     before = keys - 1 - far
     after = keys + queries - 1 - table.shape[0] - before
     if before or after:
         table = F.pad(table, (0, 0, 0, 0, before, after))
     u, w = u.to(q.dtype), w.to(q.dtype)
-    content = (q + u).transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (B, H, Tq, Tk)
     by_distance = (q + w).transpose(1, 2) @ table.permute(1, 2, 0)  # (B, H, Tq, Tk + Tq - 1)
-    score = (content + shifted(by_distance, keys)) / math.sqrt(q.shape[-1])
-    hidden = ~chunk_mask(queries, keys, lengths, chunk, left)[:, None]
-    weight = score.masked_fill(hidden, torch.finfo(score.dtype).min).softmax(-1)
-    mixed = (weight @ v.transpose(1, 2)).transpose(1, 2)
-    return mixed.masked_fill(hidden.all(-1)[:, 0, :, None, None], 0.0)
+    bias = shifted(by_distance, keys) / math.sqrt(q.shape[-1])
+    if hidden is not None:
+        bias = bias.masked_fill(hidden[:, None], torch.finfo(q.dtype).min)
+    query, key, value = (x.transpose(1, 2) for x in (q + u, k, v))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
+    return mixed if hidden is None else mixed.masked_fill(hidden.all(-1)[..., None, None], 0.0)
 
 
 def shifted(by_distance: Tensor, keys: int) -> Tensor:

@@ -60,3 +60,34 @@ def chunk_attention_reference(
     # Finite, so that a row without any visible key does not become NaN.
     score = score.masked_fill(hidden, torch.finfo(score.dtype).min)
     return torch.einsum("bhij,bjhd->bihd", score.softmax(-1).masked_fill(hidden, 0.0), v)
+
+
+def chunk_attention_stream_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ring_keys: Tensor,
+    ring_values: Tensor,
+    table: Tensor,
+    u: Tensor,
+    w: Tensor,
+    slots: Tensor,
+    start: Tensor,
+    fresh: Tensor,
+    span: int,
+    far: int,
+) -> Tensor:
+    """As `kernels.chunk_attention.chunk_attention_stream`, one stream after another."""
+    out, size = torch.zeros_like(q), ring_keys.shape[1]
+    for row, (slot, count) in enumerate(zip(slots.tolist(), fresh.tolist(), strict=True)):
+        begun = int(start[slot])
+        old = torch.arange(max(0, begun - span), begun, device=q.device) % size
+        key, value = (
+            torch.cat([ring[slot, old], x[row, :count]])[None] for ring, x in ((ring_keys, k), (ring_values, v))
+        )
+        lengths = torch.full((1,), key.shape[1], device=q.device)
+        heard = chunk_attention_reference(q[row : row + 1, :count], key, value, table, u, w, lengths, 0, -1, far)
+        out[row, :count] = heard[0]
+        new = torch.arange(begun, begun + count, device=q.device) % size
+        ring_keys[slot, new], ring_values[slot, new] = k[row, :count], v[row, :count]
+    return out

@@ -287,7 +287,7 @@ def table_gradient_kernel(
 
 @triton.jit
 def stream_kernel(
-    q, k, v, ring_keys, ring_values, table, u, w, start, fresh, out,
+    q, k, v, ring_keys, ring_values, table, u, w, slots, start, fresh, out,
     q_batch, q_time, q_head, k_batch, k_time, k_head, v_batch, v_time, v_head,
     ring_batch, ring_time, ring_head, table_row, table_head,
     queries, size, rows, far, span, scale,
@@ -300,9 +300,10 @@ def stream_kernel(
     pair = tl.program_id(0).to(tl.int64)
     batch, head = pair // H, pair % H
     dims, m, n, p = tl.arange(0, BD), tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BP)
-    begun, count = tl.load(start + batch), tl.load(fresh + batch)
-    ring_keys += batch * ring_batch + head * ring_head
-    ring_values += batch * ring_batch + head * ring_head
+    ring = tl.load(slots + batch).to(tl.int64)
+    begun, count = tl.load(start + ring), tl.load(fresh + batch)
+    ring_keys += ring * ring_batch + head * ring_head
+    ring_values += ring * ring_batch + head * ring_head
     live = m < count
     query = _rows(q + batch * q_batch + head * q_head, m, q_time, live, dims, D)
     new_key = _rows(k + batch * k_batch + head * k_head, m, k_time, live, dims, D)
@@ -406,14 +407,14 @@ def backward(
 
 def stream(
     q: Tensor, k: Tensor, v: Tensor, ring_keys: Tensor, ring_values: Tensor, table: Tensor, u: Tensor, w: Tensor,
-    start: Tensor, fresh: Tensor, span: int, far: int,
+    slots: Tensor, start: Tensor, fresh: Tensor, span: int, far: int,
 ) -> Tensor:  # fmt: skip
-    """One chunk after the `span` frames before it; the rings take it up. Returns (B, Q, H, D)."""
+    """As `kernels.chunk_attention.chunk_attention_stream`."""
     batch, queries, heads, dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     block, window = _power(queries), _power(span)
     stream_kernel[(batch * heads,)](
-        q, k, v, ring_keys, ring_values, table, u, w, start, fresh, out,
+        q, k, v, ring_keys, ring_values, table, u, w, slots, start, fresh, out,
         *_strides(q, k, v), *ring_keys.stride()[:3], *table.stride()[:2],
         queries, ring_keys.shape[1], table.shape[0], far, span, 1 / math.sqrt(dim),
         **_constants(heads, dim, block, window), BP=_power(span + 2 * block - 1), num_warps=4, num_stages=1,

@@ -131,12 +131,7 @@ def forward_chunk(
 
 torch.library.impl("kit_kernels::ctc_prefix_psi", "CPU", vectorized.psi)
 torch.library.impl("kit_kernels::ctc_prefix_extend", "CPU", vectorized.extend)
-
-
-@torch.library.impl("kit_kernels::ctc_forward_chunk", "CPU")
-def _(log_probs, fresh, strings, sizes, alphas, free_start, blank):  # type: ignore[no-untyped-def]
-    done = vectorized.forward_chunk(log_probs, fresh, strings, sizes, alphas, free_start, blank)
-    return (alphas.clone(), *done[1:]) if done[0] is alphas else done  # an operator returns nothing it was given
+torch.library.impl("kit_kernels::ctc_forward_chunk", "CPU", vectorized.forward_chunk)
 
 
 @torch.library.impl("kit_kernels::ctc_prefix_psi", "CUDA")

@@ -1,8 +1,9 @@
-"""The CPU path: no loop over frames for prefixes, one over the chunk for whole strings.
+"""The CPU path: no loop over frames for prefixes, a lean one over the chunk's frames for whole strings.
 
 `psi` is a reduction over frames, and in the probability domain a matrix product. `extend` is a first-order recurrence
 in the log semiring, so it is a cumulative log-sum-exp of its inputs divided by the product of the factors so far. Both
 are computed in double, where dividing by such products costs nothing that single precision would show.
+`forward_chunk` keeps states on the first axis, so that a step to the next state is a shift of one contiguous buffer.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.ctc_prefix.reference import FLOOR, NOTHING, forward_chunk
+from kernels.ctc_prefix.reference import FLOOR, NOTHING
 
 __all__ = ["extend", "forward_chunk", "psi"]
 
+_LEAST = -60.0  # a summand this far below the largest is lost in double, too; the exponential of less is slow
 _TINY = 1e-280  # below this a sum of products may have lost terms to underflow
 
 
@@ -60,6 +62,59 @@ def extend(
     b = _recurrence(_delayed(n, torch.full_like(n[..., 0], NOTHING)), silent)
     outside = torch.arange(frames, device=n.device) >= lengths[:, None, None]
     return n.masked_fill(outside, NOTHING).to(r_n.dtype), b.masked_fill(outside, NOTHING).to(r_b.dtype)
+
+
+def forward_chunk(
+    log_probs: Tensor,
+    fresh: Tensor,
+    strings: Tensor,
+    sizes: Tensor,
+    alphas: Tensor,
+    free_start: bool = False,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.forward_chunk`."""
+    symbols, beyond, no_skip = _states(strings, sizes, alphas, blank)
+    frames, ends = log_probs.shape[1], 2 * sizes.long()[None]
+    held = torch.cat([alphas.new_full((2, *sizes.shape), NOTHING), alphas.permute(2, 0, 1)])
+    here, one, two = held[2:], held[1:-1], held[:-2]  # (states, B, N); the states that each is entered from
+    row = torch.arange(log_probs.shape[0], device=symbols.device)[:, None] * log_probs.shape[2]
+    place = (symbols + row).flatten()
+    emitted = log_probs.clamp_min(FLOOR).transpose(0, 1).flatten(1)  # (F, B V)
+    at_last, at_blank = (alphas.new_empty(frames, *sizes.shape) for _ in range(2))
+    for t in range(frames):
+        moved = _entered(here, one, two + no_skip, free_start)
+        moved.add_(emitted[t].index_select(0, place).view_as(moved)).masked_fill_(beyond, NOTHING).clamp_min_(NOTHING)
+        here.copy_(torch.where((t < fresh)[:, None], moved, here))
+        at_last[t] = here.gather(0, (ends - 1).clamp_min(0))[0].masked_fill(sizes == 0, NOTHING)
+        at_blank[t] = here.gather(0, ends)[0]
+    return tuple(x.permute(1, 2, 0).contiguous() for x in (here, at_last, at_blank))  # type: ignore[return-value]
+
+
+def _states(strings: Tensor, sizes: Tensor, like: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the 2 S + 1 states: symbols, which lie behind the string's end, NOTHING where no state may be skipped."""
+    states = 2 * strings.shape[2] + 1
+    place = torch.arange(states, device=strings.device)[:, None, None]
+    beyond = place > 2 * sizes
+    symbols = strings.new_full((states, *sizes.shape), blank, dtype=torch.long)
+    symbols[1::2] = strings.permute(2, 0, 1).long()
+    symbols = symbols.masked_fill(beyond, blank)
+    skips = (place % 2 == 1) & (place >= 3) & (symbols != symbols.roll(2, 0))
+    return symbols, beyond, torch.where(skips, 0.0, NOTHING).to(like.dtype)
+
+
+def _entered(here: Tensor, one: Tensor, two: Tensor, free_start: bool) -> Tensor:
+    """Log-sum of staying and of coming from one and two states before; `two` is used up."""
+    top = torch.maximum(torch.maximum(here, one), two)
+    if free_start:
+        top[1:2].clamp_min_(0.0)
+    from_one = (one - top).clamp_min_(_LEAST)
+    if free_start:  # the first symbol is entered at no cost
+        from_one[1:2] = -top[1:2]
+    total = (here - top).clamp_min_(_LEAST).exp_()
+    total += from_one.exp_()
+    total += two.sub_(top).clamp_min_(_LEAST).exp_()
+    return total.log_().add_(top)
 
 
 def _delayed(values: Tensor, first: Tensor) -> Tensor:

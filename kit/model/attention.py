@@ -1,4 +1,4 @@
-"""Multi-head self-attention with relative positions, over a chunk mask or over a streaming cache."""
+"""Multi-head self-attention with relative positions, over a chunk mask or over a ring of earlier frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.chunk_attention import chunk_attention
+from kernels.chunk_attention import chunk_attention, chunk_attention_stream
 
 
 def position_table(keys: int, queries: int, dim: int, like: Tensor) -> Tensor:
@@ -38,17 +38,31 @@ class View:
     left: int = -1
 
 
-def view_whole(keys: int, queries: int, dim: int, like: Tensor) -> View:
-    """The last `queries` of `keys` frames see all of them."""
-    return View(position_table(keys, queries, dim, like), keys - 1)
-
-
 def view_chunks(frames: int, dim: int, like: Tensor, lengths: Tensor, chunk: int, left: int) -> View:
     """Frames in chunks; under a limited left context only the distances that occur get a row."""
     chunk = chunk if 0 < chunk < frames else 0
     ahead = chunk or frames
     back = min(frames, (left + 1) * chunk) if chunk and left >= 0 else frames
     return View(position_table(back, ahead, dim, like), back - 1, lengths, chunk, left)
+
+
+@dataclass
+class Memory:
+    """What one layer keeps of N streams, and what inference need not compute again.
+
+    Attributes:
+        keys, values: (N, S, H, D/H) rings of `kernels.chunk_attention_stream`.
+        span: earlier frames that a chunk sees.
+        weight, bias: (3 D, D) and (3 D,) of query, key and value with their norms folded in.
+        table: (R, H, D/H) projected positions.
+    """
+
+    keys: Tensor
+    values: Tensor
+    span: int
+    weight: Tensor
+    bias: Tensor
+    table: Tensor
 
 
 class RelativeAttention(nn.Module):
@@ -71,29 +85,14 @@ class RelativeAttention(nn.Module):
         self.bias_v = nn.Parameter(torch.zeros(heads, dim // heads))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, view: View, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attend over x, and over cached keys and values before it.
-
-        Args:
-            x: (B, T, D).
-            view: what is visible among all Tk frames, cached ones first.
-            cache: (B, S, H, 2 D/H) keys and values of S earlier frames, or None.
-
-        Returns:
-            (B, T, D) with the residual added, and keys and values of all Tk frames (B, Tk, H, 2 D/H).
-        """
-        shape = (self.heads, -1)
-        q, k, v = (part.unflatten(-1, shape) for part in self._project(x).chunk(3, -1))
-        state = torch.cat([k, v], -1)
-        if cache is not None:
-            state = torch.cat([cache, state], 1)
-            k, v = state.chunk(2, -1)
-        distances = self.position(view.table).unflatten(-1, shape)
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        """(B, T, D) to (B, T, D), residual added, each frame over what it may see."""
+        q, k, v = self._parts(x, *self._folded())
         mixed = chunk_attention(
             q,
             k,
             v,
-            distances,
+            self._positions(view.table),
             self.bias_u,
             self.bias_v,
             view.lengths,
@@ -102,16 +101,52 @@ class RelativeAttention(nn.Module):
             far=view.far,
             backend=self.backend,
         )
-        return x + self.dropout(self.out(mixed.flatten(2))), state
+        return x + self.dropout(self.out(mixed.flatten(2)))
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values (B, T, 3 D) in one product.
+    def memory(self, streams: int, chunk: int, span: int) -> Memory:
+        """Empty rings for so many streams of chunks of `chunk` frames that see `span` earlier ones."""
+        weight, bias = self._folded()
+        dim = self.out.in_features
+        keys, values = (weight.new_zeros(streams, span + chunk, self.heads, dim // self.heads) for _ in "kv")
+        table = self._positions(position_table(span + chunk, chunk, dim, weight)).contiguous()
+        return Memory(keys, values, span, weight, bias, table)
+
+    def stream(self, x: Tensor, memory: Memory, start: Tensor, fresh: Tensor, slots: Tensor) -> Tensor:
+        """One chunk (B, T, D) of some streams; start, fresh and slots as in `kernels.chunk_attention_stream`."""
+        q, k, v = self._parts(x, memory.weight, memory.bias)
+        mixed = chunk_attention_stream(
+            q,
+            k,
+            v,
+            memory.keys,
+            memory.values,
+            memory.table,
+            self.bias_u,
+            self.bias_v,
+            start,
+            fresh,
+            slots,
+            span=memory.span,
+            far=memory.keys.shape[1] - 1,
+            backend=self.backend,
+        )
+        return x + self.out(mixed.flatten(2))
+
+    def _positions(self, table: Tensor) -> Tensor:
+        return self.position(table).unflatten(-1, (self.heads, -1))
+
+    def _parts(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, T, H, D/H) in one product."""
+        plain = F.layer_norm(x, x.shape[-1:], eps=self.norm_q.eps)
+        q, k, v = F.linear(plain, weight, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return q, k, v
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (3 D, D) and bias (3 D,) of that product.
 
         The three norms differ in their affine part only, which folds into the projection:
         W (g * n + b) = (W * g) n + W b, with n the plain normalized input.
         """
         pairs = ((self.norm_q, self.q), (self.norm_k, self.k), (self.norm_v, self.v))
         weight = torch.cat([linear.weight * norm.weight for norm, linear in pairs])
-        bias = torch.cat([linear.weight @ norm.bias for norm, linear in pairs])
-        plain = F.layer_norm(x, x.shape[-1:], eps=self.norm_q.eps)
-        return F.linear(plain, weight, bias)
+        return weight, torch.cat([linear.weight @ norm.bias for norm, linear in pairs])

@@ -38,9 +38,12 @@ class ChunkConvolution(nn.Module):
         mixed = self._whole(gated) if unbroken else self._chunked(gated, chunk)
         return x + self._finish(mixed)
 
-    def stream(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """One chunk (B, T, D) after `cache` (B, reach, 2 D), the gated frames before it; gives output and new cache."""
-        gated = torch.cat([cache, self._gate(x)], 1)
+    def stream(self, x: Tensor, past: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """One chunk (B, T, D), `live` (B, T, 1) marks frames, after `past` (B, reach, 2 D), the gated frames before it.
+
+        Gives the output and the past of the next chunk; the next chunk of a row that is not all live is another's.
+        """
+        gated = torch.cat([past, self._gate(x).masked_fill(~live, 0.0)], 1)
         mixed = _depthwise(F.pad(gated, (0, 0, 0, self.reach)), self.depthwise.weight)
         return x + self._finish(mixed), gated[:, gated.shape[1] - self.reach :]
 

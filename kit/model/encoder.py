@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.model.attention import RelativeAttention, View, view_chunks, view_whole
+from kit.model.attention import Memory, RelativeAttention, View, view_chunks
 from kit.model.convolution import ChunkConvolution
 from kit.model.subsampling import CONTEXT, STRIDE, Subsampling, output_length
 
@@ -28,6 +29,11 @@ class Chunk:
 
 
 WHOLE = Chunk()
+
+
+def chunk_features(frames: int) -> int:
+    """Feature frames that a chunk of so many encoder frames is made from; the next begins 4 frames a frame later."""
+    return (frames - 1) * STRIDE + CONTEXT
 
 
 def draw_chunk(frames: int, limited_left: bool = True) -> Chunk:
@@ -76,33 +82,53 @@ class ConformerBlock(nn.Module):
     def forward(self, x: Tensor, view: View, valid: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D); `valid` (B, T, 1) marks frames."""
         x = x + 0.5 * self.feed_forward1(x)
-        x, _ = self.attention(x, view)
+        x = self.attention(x, view)
         x = self.convolution(x, valid, view.chunk)
         return self.norm(x + 0.5 * self.feed_forward2(x))
 
-    def stream(self, x: Tensor, view: View, keys: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One chunk with the caches of attention and convolution; gives the output and both caches."""
+    def stream(self, x: Tensor, memory: Memory, past: Tensor, live: Tensor, counts: Counts) -> Tensor:
+        """One chunk (B, T, D) of some streams; brings the attention's memory and the convolution's past up to date."""
         x = x + 0.5 * self.feed_forward1(x)
-        x, keys = self.attention(x, view, keys)
-        x, frames = self.convolution.stream(x, frames)
-        return self.norm(x + 0.5 * self.feed_forward2(x)), keys, frames
+        x = self.attention.stream(x, memory, *counts)
+        x, newer = self.convolution.stream(x, past[counts.slots], live)
+        past[counts.slots] = newer
+        return self.norm(x + 0.5 * self.feed_forward2(x))
+
+
+class Counts(NamedTuple):
+    """Frames that each stream had before (N,), frames in each row of the chunk (B,), the rows' streams (B,)."""
+
+    start: Tensor
+    fresh: Tensor
+    slots: Tensor
 
 
 @dataclass
 class EncoderCache:
-    """What streaming remembers between two calls.
+    """What streaming remembers of N streams between two calls; nothing in it grows with the audio if `left` is finite.
 
     Attributes:
         chunk: chunk size and visible left chunks.
-        features: (B, r, F) normalized feature frames not yet wholly used.
-        keys: per layer (B, S, H, 2 D/H), attention keys and values of the visible past.
-        frames: per layer (B, reach, 2 D), the convolution's past.
+        features: (N, r, F) normalized feature frames not yet wholly used; `stream` alone uses it.
+        start: (N,) int32 encoder frames that each stream has had.
+        memory: per layer the attention's rings.
+        past: per layer (N, reach, 2 D), the convolution's past.
+        longest: no stream has had more frames than this.
     """
 
     chunk: Chunk
     features: Tensor
-    keys: list[Tensor] = field(default_factory=list)
-    frames: list[Tensor] = field(default_factory=list)
+    start: Tensor
+    memory: list[Memory]
+    past: list[Tensor]
+    longest: int = 0
+
+    def reset(self, slots: Sequence[int]) -> None:
+        """Forget what these streams have heard."""
+        rows = torch.tensor(list(slots), device=self.start.device)
+        self.start[rows] = 0
+        for past in self.past:
+            past[rows] = 0.0  # of the rings nothing before `start` is seen
 
 
 class ConformerEncoder(nn.Module):
@@ -183,63 +209,90 @@ class ConformerEncoder(nn.Module):
                 halfway = x
         return x, lengths, halfway
 
-    def start(self, chunk: Chunk, batch: int = 1) -> EncoderCache:
-        """A cache for `batch` streams that begin together; `chunk.frames` must be positive."""
+    @torch.no_grad()
+    def start(self, chunk: Chunk, streams: int = 1) -> EncoderCache:
+        """A cache for so many streams; `chunk.frames` must be positive."""
         if chunk.frames <= 0:
             raise ValueError(f"streaming needs a chunk of at least one frame, not {chunk.frames}")
+        span = chunk.frames * (chunk.left if chunk.left >= 0 else 4)
         like = self.subsampling.out.weight
         return EncoderCache(
             chunk,
-            like.new_zeros(batch, 0, self.bins),
-            [like.new_zeros(batch, 0, self.heads, 2 * self.dim // self.heads) for _ in self.blocks],
-            [block.convolution.empty_cache(batch, like) for block in self._blocks()],
+            like.new_zeros(streams, 0, self.bins),
+            torch.zeros(streams, dtype=torch.int32, device=like.device),
+            [block.attention.memory(streams, chunk.frames, span) for block in self._blocks()],
+            [block.convolution.empty_cache(streams, like) for block in self._blocks()],
         )
 
+    @torch.no_grad()
+    def step(
+        self, features: Tensor, cache: EncoderCache, fresh: Tensor | None = None, slots: Tensor | None = None
+    ) -> Tensor:
+        """One chunk of some of the cache's streams, each where it is by itself.
+
+        All that changes from step to step is on the device, so the step can be captured in a CUDA graph, unless
+        `left` is -1: then the rings grow.
+
+        Args:
+            features: (B, t, F) normalized; those of n <= C frames in the cache's chunks of C, padded with zeros:
+                t = 4 (n - 1) + 7.
+            fresh: (B,) int32, how many of the n frames are there: all but at a stream's end; None: all.
+            slots: (B,) int32, the stream of each row, no two alike; None: the first B in order.
+
+        Returns:
+            (B, n, D); anything behind a row's fresh frames.
+        """
+        x = self.subsampling(features)
+        batch, frames = x.shape[:2]
+        if fresh is None:
+            fresh = torch.full((batch,), frames, dtype=torch.int32, device=x.device)
+        if slots is None:
+            slots = torch.arange(batch, dtype=torch.int32, device=x.device)
+        if cache.chunk.left < 0:
+            self._grow(cache, frames)
+        live = (torch.arange(frames, device=x.device) < fresh[:, None])[..., None]
+        counts = Counts(cache.start, fresh, slots)
+        for block, memory, past in zip(self._blocks(), cache.memory, cache.past, strict=True):
+            x = block.stream(x, memory, past, live, counts)
+        cache.start.index_add_(0, slots, fresh)
+        return x
+
+    @torch.no_grad()
     def stream(self, features: Tensor, cache: EncoderCache, final: bool = False) -> tuple[Tensor, EncoderCache]:
-        """Encode what has come, in whole chunks; with `final` the shorter last chunk too.
+        """Encode what has come of streams that go in step, in whole chunks; with `final` the shorter last chunk too.
 
         Equals `forward` under the same chunk, whatever the sizes of the pieces.
 
         Args:
-            features: (B, t, F) log-mel frames that follow the earlier ones, t >= 0.
+            features: (N, t, F) log-mel frames that follow the earlier ones, t >= 0.
             cache: from `start` or an earlier call; it is used up.
             final: no more will come: flush the tail with the padding of the whole pass.
 
         Returns:
-            (B, n, D) new frames, n a multiple of the chunk unless final, and the cache to go on with.
+            (N, n, D) new frames, n a multiple of the chunk unless final, and the cache to go on with.
         """
         waiting = torch.cat([cache.features, self.normalize(features)], 1)
-        step = cache.chunk.frames * STRIDE
-        need = step - STRIDE + CONTEXT
+        size = chunk_features(cache.chunk.frames)
         done = []
-        while waiting.shape[1] >= need:
-            done.append(self._chunk(waiting[:, :need], cache))
-            waiting = waiting[:, step:]
-        if final:
-            done += self._flush(waiting, cache, step)
-            waiting = waiting[:, :0]
+        while waiting.shape[1] >= size or (final and waiting.shape[1]):
+            piece = F.pad(waiting[:, :size], (0, 0, 0, CONTEXT - 1))[:, :size] if final else waiting[:, :size]
+            done.append(self.step(piece, cache))
+            waiting = waiting[:, cache.chunk.frames * STRIDE :]
         cache.features = waiting
         empty = features.new_zeros(features.shape[0], 0, self.dim)
         return (torch.cat(done, 1) if done else empty), cache
 
+    def _grow(self, cache: EncoderCache, frames: int) -> None:
+        """Make room for a past of any length: rings twice as long once they are full."""
+        cache.longest += frames
+        span = cache.memory[0].span
+        if cache.longest <= span + cache.chunk.frames:
+            return
+        for index, (block, old) in enumerate(zip(self._blocks(), cache.memory, strict=True)):
+            new = block.attention.memory(len(cache.start), cache.chunk.frames, 2 * span)
+            new.keys[:, : old.keys.shape[1]] = old.keys
+            new.values[:, : old.values.shape[1]] = old.values
+            cache.memory[index] = new
+
     def _blocks(self) -> list[ConformerBlock]:
         return cast(list[ConformerBlock], list(self.blocks))
-
-    def _flush(self, waiting: Tensor, cache: EncoderCache, step: int) -> list[Tensor]:
-        done = []
-        while waiting.shape[1]:
-            piece = F.pad(waiting[:, : step - STRIDE + CONTEXT], (0, 0, 0, CONTEXT - 1))
-            piece = piece[:, : step - STRIDE + CONTEXT]
-            done.append(self._chunk(piece, cache))
-            waiting = waiting[:, step:]
-        return done
-
-    def _chunk(self, features: Tensor, cache: EncoderCache) -> Tensor:
-        """One chunk of normalized features (B, t, F) through subsampling and blocks; advances the cache."""
-        x = self.subsampling(features)
-        keep = cache.chunk.left * cache.chunk.frames if cache.chunk.left >= 0 else None
-        view = view_whole(cache.keys[0].shape[1] + x.shape[1], x.shape[1], self.dim, x)
-        for index, block in enumerate(self._blocks()):
-            x, keys, cache.frames[index] = block.stream(x, view, cache.keys[index], cache.frames[index])
-            cache.keys[index] = keys if keep is None else keys[:, max(0, keys.shape[1] - keep) :]
-        return x

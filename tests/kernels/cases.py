@@ -3,6 +3,7 @@
 import torch
 
 from kernels import ctc_prefix
+from kernels.chunk_attention import chunk_attention_reference
 
 NAMES = ("q", "k", "v", "table", "u", "w")
 
@@ -12,6 +13,29 @@ def inputs(batch, queries, keys, rows=None, heads=2, dim=4, seed=0, dtype=torch.
     rows = keys + queries - 1 if rows is None else rows
     shapes = [(batch, queries, heads, dim), *[(batch, keys, heads, dim)] * 2, (rows, heads, dim), *[(heads, dim)] * 2]
     return [torch.randn(shape, generator=make, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def streamed(step, dtype=torch.float64, device="cpu", chunk=5, left=2, frames=(33, 23), seed=0):
+    """Two streams of different length, chunk by chunk through rings 2 and 0 of 3, and the whole pass in double.
+
+    Args:
+        step: (q, k, v, ring_keys, ring_values, table, u, w, slots, start, fresh, span, far) to a chunk's output.
+    """
+    heads, dim, span, total = 2, 16, chunk * left, -(-max(frames) // chunk) * chunk
+    far = (left + 1) * chunk - 1
+    tensors = inputs(2, total, total, (left + 2) * chunk - 1, heads, dim, seed=seed, dtype=dtype)
+    q, k, v, table, u, w = (x.detach().to(device) for x in tensors)
+    lengths = torch.tensor(frames, dtype=torch.int32, device=device)
+    expected = chunk_attention_reference(*[x.double() for x in (q, k, v, table, u, w)], lengths, chunk, left, far)
+    rings = [torch.full((3, span + chunk + 1, heads, dim), 9.0, dtype=dtype, device=device) for _ in "kv"]
+    slots, start = (torch.tensor(x, dtype=torch.int32, device=device) for x in ((2, 0), (0, 0, 0)))
+    done = []
+    for first in range(0, total, chunk):
+        fresh = (lengths - first).clamp(0, chunk)
+        pieces = [x[:, first : first + chunk].contiguous() for x in (q, k, v)]
+        done.append(step(*pieces, *rings, table, u, w, slots, start, fresh, span, far))
+        start[slots.long()] += fresh
+    return torch.cat(done, 1), expected, frames
 
 
 def random_log_probs(batch, frames, symbols, seed, sharp=2.0, dtype=torch.float64):

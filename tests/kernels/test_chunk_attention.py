@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from cases import NAMES, inputs
+from cases import NAMES, inputs, streamed
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.chunk_attention import chunk_attention, chunk_mask, tiles
+from kernels.chunk_attention import chunk_attention, chunk_attention_stream, chunk_mask, tiles
 
 
 def attention_by_loops(q, k, v, table, u, w, mask, far):
@@ -84,6 +85,30 @@ def test_blocks_are_really_used():
     assert tiles.layout(50, 50, 16, 4).count == 1
 
 
+def largest_allocation(frames):
+    """Bytes of the largest tensor made by a forward and backward pass."""
+    tensors = inputs(1, frames, frames, 95, dtype=torch.float32)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            made = function(*args, **(kwargs or {}))
+            for x in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(x, torch.Tensor):
+                    largest = max(largest, x.untyped_storage().nbytes())
+            return made
+
+    with Watch():
+        out = chunk_attention(*tensors, chunk=16, left=4, far=79)
+        torch.autograd.grad(out.sum(), tensors)
+    return largest
+
+
+def test_memory_is_linear_in_time():
+    assert largest_allocation(1920) <= 2 * largest_allocation(960)
+
+
 def test_queries_that_see_nothing_get_zero():
     tensors = inputs(2, 70, 70)
     lengths = torch.tensor([0, 20])
@@ -129,6 +154,90 @@ def test_the_same_numbers_twice():
         return out, *torch.autograd.grad(out.sum(), tensors)
 
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+def stream_step(backend):
+    def step(*tensors):
+        *inputs, slots, start, fresh, span, far = tensors
+        return chunk_attention_stream(*inputs, start, fresh, slots, span=span, far=far, backend=backend)
+
+    return step
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("seed", range(8))
+def test_streaming_is_the_whole_pass(seed, backend):
+    draw = torch.Generator().manual_seed(seed)
+    chunk, left, long, short = (int(torch.randint(low, 40, (), generator=draw)) % 12 + low for low in (1, 0, 1, 1))
+    frames = (3 * long, short)
+    found, expected, _ = streamed(stream_step(backend), chunk=chunk, left=left, frames=frames, seed=seed)
+    for row, size in enumerate(frames):
+        torch.testing.assert_close(found[row, :size], expected[row, :size])
+        assert (found[row, size:] == 0).all()
+
+
+def stream_arguments(dtype=torch.float32):
+    q, k, v, table, u, w = (x.detach() for x in inputs(2, 4, 4, 15, dtype=dtype))
+    rings = [torch.randn(3, 13, 2, 4, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(2)]
+    counts = [torch.tensor(x, dtype=torch.int32) for x in ((30, 0, 5), (4, 3), (2, 1))]
+    return [q, k, v, *rings, table, u, w, *counts]
+
+
+def test_streaming_keeps_the_chunk_in_its_ring_and_touches_nothing_else():
+    arguments = stream_arguments()
+    before = [ring.clone() for ring in arguments[3:5]]
+    chunk_attention_stream(*arguments, span=8)
+    for ring, kept, new in zip(arguments[3:5], before, arguments[1:3], strict=True):
+        expected = kept.clone()
+        for m in range(4):
+            expected[2, (5 + m) % 13] = new[0, m]
+        for m in range(3):
+            expected[1, m] = new[1, m]
+        ring[1, 3] = expected[1, 3]  # the place of the frame that is not there yet is free
+        assert torch.equal(ring, expected)
+
+
+def test_streaming_operator_checks():
+    *tensors, start, fresh, slots = stream_arguments()
+    arguments = (*tensors, slots, start, fresh, 8, 11)
+    torch.library.opcheck(torch.ops.kit_kernels.chunk_attention_stream.default, arguments)
+
+
+def test_streaming_compiles_whole():
+    def step(*tensors):
+        return chunk_attention_stream(*tensors, span=8)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=True)
+    one, other = stream_arguments(), stream_arguments()
+    torch.testing.assert_close(compiled(*one), step(*other))
+    assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "message"),
+    [
+        (0, torch.zeros(2, 4, 2), r"q must be \(B, Tq, H, D\)"),
+        (1, torch.zeros(2, 5, 2, 4), r"k must be \(2, 4, 2, 4\)"),
+        (3, torch.zeros(3, 11, 2, 4), r"ring_keys must be \(N, S >= 12, 2, 4\)"),
+        (4, torch.zeros(3, 14, 2, 4), "must have one shape and be contiguous"),
+        (5, torch.zeros(14, 2, 4), "table has 14 rows .* needs 15"),
+        (8, torch.zeros(2, dtype=torch.int32), r"start must be \(3,\)"),
+        (9, torch.zeros(2), "fresh must be whole numbers"),
+        (10, torch.zeros(3, dtype=torch.int32), r"slots must be \(2,\)"),
+    ],
+)
+def test_a_wrong_streaming_argument_is_named(place, given, message):
+    arguments = stream_arguments()
+    arguments[place] = given
+    with pytest.raises(ValueError, match=message):
+        chunk_attention_stream(*arguments, span=8)
+
+
+def test_streaming_says_that_it_has_no_gradient():
+    arguments = stream_arguments()
+    arguments[6].requires_grad_()
+    with pytest.raises(ValueError, match="no gradient"):
+        chunk_attention_stream(*arguments, span=8)
 
 
 def test_operator_checks():

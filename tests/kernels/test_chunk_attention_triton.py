@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
 GPU = torch.cuda.is_available()
 triton = pytest.importorskip("triton")
 
-from cases import NAMES, inputs
+from cases import NAMES, inputs, streamed
 
 from kernels.chunk_attention import chunk_attention, chunk_attention_reference, triton_kernels
 
@@ -109,25 +109,9 @@ def test_backward_gives_the_same_bits_twice():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_streaming_is_the_whole_pass(dtype):
-    """Chunk by chunk through a ring that wraps, two streams of different length: the same as all at once."""
-    chunk, left, heads, dim, frames = 5, 2, 2, 16, [33, 23]
-    span, total = chunk * left, 35
-    q, k, v, table, u, w = (
-        x.detach().to(DEVICE) for x in inputs(2, total, total, (left + 2) * chunk - 1, heads, dim, dtype=dtype)
-    )
-    lengths = torch.tensor(frames, dtype=torch.int32, device=DEVICE)
-    far = (left + 1) * chunk - 1
-    expected = chunk_attention_reference(*[x.double() for x in (q, k, v, table, u, w)], lengths, chunk, left, far)
-    ring_keys, ring_values = (torch.zeros(2, span + chunk + 1, heads, dim, dtype=dtype, device=DEVICE) for _ in "kv")
-    start = torch.zeros(2, dtype=torch.int32, device=DEVICE)
-    done = []
-    for first in range(0, total, chunk):
-        fresh = (lengths - first).clamp(0, chunk)
-        pieces = [x[:, first : first + chunk].contiguous() for x in (q, k, v)]
-        done.append(triton_kernels.stream(*pieces, ring_keys, ring_values, table, u, w, start, fresh, span, far))
-        start += fresh
-    found = torch.cat(done, 1)
-    for row, size in enumerate(frames):
+    """Chunk by chunk through rings that wrap, two streams of different length: the same as all at once."""
+    found, expected, lengths = streamed(triton_kernels.stream, dtype, DEVICE)
+    for row, size in enumerate(lengths):
         torch.testing.assert_close(
             found[row, :size].double(), expected[row, :size], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
         )

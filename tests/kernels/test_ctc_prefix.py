@@ -64,6 +64,23 @@ def test_the_fast_path_is_the_reference(seed):
     torch.testing.assert_close(vectorized.psi(*arguments), reference.psi(*arguments), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("free_start", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fast_path_for_strings_is_the_reference(seed, free_start):
+    draw = torch.Generator().manual_seed(seed)
+    batch, count, longest, symbols, frames = (
+        int(torch.randint(low, high, (), generator=draw)) for low, high in ((1, 4), (1, 6), (1, 9), (3, 20), (0, 40))
+    )
+    log_probs = random_log_probs(batch, frames, symbols, seed, sharp=(1.0, 8.0, 300.0)[seed % 3])
+    strings, sizes = random_strings(batch, count, longest, symbols, seed)
+    sizes[-1, -1] = 0
+    fresh = torch.randint(0, frames + 1, (batch,), generator=draw)
+    alphas = ctc_prefix.begin_strings(sizes, longest, log_probs)
+    arguments = (log_probs, fresh, strings, sizes, alphas, free_start)
+    for found, expected in zip(vectorized.forward_chunk(*arguments), reference.forward_chunk(*arguments), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_probabilities_of_zero_stay_finite():
     log_probs = torch.full((1, 6, 4), -math.inf)
     log_probs[0, torch.arange(6), torch.tensor([0, 1, 0, 2, 2, 0])] = 0.0

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kit.model.attention import RelativeAttention
-from kit.model.encoder import WHOLE, Chunk, ConformerEncoder, draw_chunk
+from kit.model.encoder import WHOLE, Chunk, ConformerEncoder, chunk_features, draw_chunk
 from kit.model.subsampling import CONTEXT, STRIDE, output_length
 
 
@@ -92,6 +93,47 @@ def test_left_context_is_limited(encoder):
     torch.testing.assert_close(before[:, far:], after[:, far:])
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("left", [2, -1])
+def test_streams_out_of_step_do_not_meet(encoder, left):
+    """Three streams in two slots, a random one or both at a step, one after another: each as if alone."""
+    chunk, draw = Chunk(4, left), torch.Generator().manual_seed(left)
+    size = chunk_features(4)
+    heard = [torch.randn(1, n, 20, generator=draw) for n in (150, 333, 97)]
+    expected = [encoder(x, torch.tensor([x.shape[1]]), chunk)[0][0] for x in heard]
+    cache, slots, found = encoder.start(chunk, 2), {0: 0, 1: 1}, {0: [], 1: [], 2: []}
+    at = [0, 0, 0]
+    while slots:
+        busy = [s for s in slots if len(slots) == 1 or float(torch.rand((), generator=draw)) < 0.6]
+        if not busy:
+            continue
+        pieces = [encoder.normalize(heard[s][:, at[s] : at[s] + size]) for s in busy]
+        fresh = [min(4, output_length(heard[s].shape[1] - at[s])) for s in busy]
+        batch = torch.cat([nn.functional.pad(x, (0, 0, 0, size - x.shape[1])) for x in pieces])
+        counts = [torch.tensor(x, dtype=torch.int32) for x in (fresh, [slots[s] for s in busy])]
+        frames = encoder.step(batch, cache, *counts)
+        for row, s in enumerate(busy):
+            found[s].append(frames[row, : fresh[row]])
+            at[s] += 4 * STRIDE
+            if at[s] >= heard[s].shape[1]:
+                cache.reset([slots[s]])
+                if s == 0:
+                    slots[2] = slots[0]
+                del slots[s]
+    for s, wanted in enumerate(expected):
+        torch.testing.assert_close(torch.cat(found[s]), wanted, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_cache_of_a_limited_past_does_not_grow(encoder):
+    cache = encoder.start(Chunk(4, 2))
+    sizes = []
+    for _ in range(30):
+        _, cache = encoder.stream(torch.randn(1, 16, 20), cache)
+        sizes.append(sum(x.numel() for m in cache.memory for x in (m.keys, m.values)) + cache.features.numel())
+    assert max(sizes[3:]) == min(sizes[3:])
+
+
 def test_gradients_reach_every_parameter(encoder):
     encoder.zero_grad()
     frames, _, _ = encoder(torch.randn(2, 90, 20), torch.tensor([90, 50]), Chunk(6, 2))
@@ -129,4 +171,5 @@ def test_folded_norms_are_three_norms():
         torch.nn.init.normal_(norm.bias)
     x = torch.randn(2, 9, 16, dtype=torch.float64)
     expected = [layer.q(layer.norm_q(x)), layer.k(layer.norm_k(x)), layer.v(layer.norm_v(x))]
-    torch.testing.assert_close(layer._project(x), torch.cat(expected, -1))
+    found = [part.flatten(2) for part in layer._parts(x, *layer._folded())]
+    torch.testing.assert_close(found, expected)
