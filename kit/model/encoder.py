@@ -282,6 +282,15 @@ class ConformerEncoder(nn.Module):
         empty = features.new_zeros(features.shape[0], 0, self.dim)
         return (torch.cat(done, 1) if done else empty), cache
 
+    @torch.no_grad()
+    def enlarge(self, cache: EncoderCache, streams: int) -> None:
+        """Make room for more streams; those that are there go on."""
+        more = streams - len(cache.start)
+        cache.start = F.pad(cache.start, (0, more))
+        cache.past = [F.pad(past, (0, 0, 0, 0, 0, more)) for past in cache.past]
+        for memory in cache.memory:
+            memory.keys, memory.values = (F.pad(x, (0, 0, 0, 0, 0, 0, 0, more)) for x in (memory.keys, memory.values))
+
     def _grow(self, cache: EncoderCache, frames: int) -> None:
         """Make room for a past of any length: rings twice as long once they are full."""
         cache.longest += frames

@@ -98,12 +98,16 @@ class Recognizer(nn.Module):
         frames, lengths, _ = self.encoder(features, lengths, chunk)
         return frames, lengths
 
+    def tail_ids(self, hints: Sequence[str] = ()) -> list[int]:
+        """Token ids of the prompt between the speech and the transcript."""
+        return self.prompt.suffix_ids(self.tokenizer, hints) if hints else list(self._plain_prompt()[1])
+
     def prompt_embeddings(self, hints: Sequence[Sequence[str]] | None, batch: int) -> list[Tensor]:
         """What follows the speech in each row's prompt: one (n, E) tensor a row."""
         table = self.llm.get_input_embeddings()
         if hints is None:
-            return [table(self._tensor(self._plain_prompt()[1]))] * batch
-        return [table(self._tensor(self.prompt.suffix_ids(self.tokenizer, row))) for row in hints]
+            return [table(self._tensor(self.tail_ids()))] * batch
+        return [table(self._tensor(self.tail_ids(row))) for row in hints]
 
     def prefix_cache(self, batch: int) -> Any:
         """Keys and values of the static prefix, computed once and shared by all rows; gradients flow through it."""
