@@ -22,9 +22,15 @@ def bench(names: Sequence[str], overrides: Sequence[str]) -> int:
 
     from kernels import benchmark
 
+    if "streaming" in names:
+        if len(names) > 1:
+            raise UsageError("bench streaming runs alone; it has options of its own")
+        from kit import bench_streaming
+
+        return bench_streaming.bench(overrides)
     chosen = options(overrides)
-    device = _device(chosen["device"])
-    suites = benchmark.SUITES
+    device = device_of(chosen["device"])
+    suites = [*benchmark.SUITES, "streaming"]
     if not names:
         raise UsageError(f"bench needs a suite: {' or '.join(suites)}")
     for name in names:
@@ -72,7 +78,8 @@ def options(overrides: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def _device(name: str) -> Any:
+def device_of(name: str) -> Any:
+    """The torch device of `device=NAME`."""
     import torch
 
     if name == "auto":

@@ -111,6 +111,22 @@ def _transcribe(files: list[str], overrides: list[str]) -> int:
     return int(failed)
 
 
+def _stream(files: list[str], overrides: list[str]) -> int:
+    if len(files) != 1:
+        raise UsageError("stream needs one audio file, or mic: python -m kit stream FILE")
+    config, export = _with_export(as_stream(overrides))
+    from kit.live import stream
+
+    stream(files[0], export, config)
+    return 0
+
+
+def as_stream(overrides: list[str]) -> list[str]:
+    """The overrides of `stream`, whose decoding is streaming unless they choose another."""
+    chosen = any(re.match(r"\+{0,2}decoding=", override) for override in overrides)
+    return overrides if chosen else ["decoding=streaming", *overrides]
+
+
 def _evaluate(files: list[str], overrides: list[str]) -> int:
     _no_files("evaluate", files)
     config, export = _with_export(overrides)
@@ -193,6 +209,25 @@ examples:
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)""",
         _transcribe,
     ),
+    "stream": Command(
+        "write down what is being said, as it is said",
+        "stream FILE|mic [events=json] [realtime=true] [checkpoint=PATH] [key=value ...]",
+        """Hears the audio 640 ms at a time. In a terminal: settled text bold, the provisional rest dim, what ended
+above. Elsewhere: START-END<TAB>TEXT, a line an utterance, on standard output, and texts under way on standard error.
+
+examples:
+  python -m kit stream a.wav realtime=true
+  python -m kit stream mic
+  python -m kit stream a.wav events=json                    one JSON object an event: began, partial, hotword, final
+  python -m kit stream a.wav decoding.chunk=8 decoding.left=8       320 ms chunks
+  python -m kit stream a.wav decoding.callbacks.endpoint=null       the whole file as one utterance
+
+events=text|json     how to tell what happens
+realtime=true        hear a file no faster than it was said
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
+decoding.*           see configs/decoding/streaming.yaml""",
+        _stream,
+    ),
     "evaluate": Command(
         "measure error rates on held-out data",
         "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [decoding=NAME] [out=FILE]",
@@ -220,8 +255,8 @@ examples:
         _info,
     ),
     "bench": Command(
-        "time the kernels against the alternatives",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix ... [key=value ...]",
+        "time the kernels against the alternatives, and streaming sessions",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -232,7 +267,12 @@ examples:
 device=cpu|cuda      default: a GPU where there is one
 only=TEXT            cases with this in their name
 seconds=1            time to spend on a provider in a case
-out=bench            folder for the CSV (rows are added) and the plots""",
+out=bench            folder for the CSV (rows are added) and the plots
+
+bench streaming times whole sessions with random weights: what a chunk costs, by part, and how many streams fit.
+  python -m kit bench streaming model=nim4 streams=1,8,64
+  python -m kit bench streaming minutes=10                  also plots the cost of each chunk of a long stream
+options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=bench""",
         _bench,
     ),
 }

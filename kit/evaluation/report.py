@@ -14,7 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from kit.decoding.engine import Engine
 from kit.decoding.offline import recognize
+from kit.evaluation import streaming
 from kit.evaluation.metrics import RATE_NAMES, MixedErrorRate, PhonemeErrorRate, rate_of_language
 from kit.files import write_text
 from kit.model.export import load_export
@@ -110,6 +112,8 @@ def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dic
         plain values: "parts" -> part -> way -> group -> rates in percent and "utterances"; "examples"; "seconds" of
         audio and of decoding.
     """
+    if config.decoding.stream:
+        return measure_streams(config, recognizer, data)
     report: dict[str, Any] = {"parts": {}, "examples": [], "seconds": {"audio": 0.0, "decoding": 0.0}}
     for part in [config.split] if config.split else data.test_parts():
         for way, decoding in ways(config.decoding).items():
@@ -122,6 +126,45 @@ def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dic
             say(f"{part}, {way}: {', '.join(f'{key} {value}' for key, value in scores['all'].items())}")
             report["examples"] = report["examples"] or [asdict(row) for row in _spread(rows, EXAMPLES)]
     return report
+
+
+def measure_streams(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dict[str, Any]:
+    """As `measure`, by sessions that hear the audio as it comes, beside the same decoding with one maximal chunk.
+
+    Returns:
+        also "latency" -> part -> figures, and "silence" -> kind -> clips and those with text.
+    """
+    streamed = streaming.needs_timing(config.decoding)
+    name = f"stream, {config.decoding.chunk * FRAME_MS} ms"
+    ways = {"whole": streaming.offline(config.decoding), name: streamed}
+    report: dict[str, Any] = {"parts": {}, "examples": [], "latency": {}, "seconds": {"audio": 0.0, "decoding": 0.0}}
+    for part in [config.split] if config.split else data.test_parts():
+        for way, decoding in ways.items():
+            *found, engine = streaming.listen_to_part(recognizer, data, part, decoding)
+            rows = [_scored(cut, text, wanted, heard, data) for cut, text, wanted, heard in found]
+            scores = {group: {"utterances": len(chosen), **rates(chosen)} for group, chosen in groups(rows).items()}
+            report["parts"].setdefault(part, {})[way] = scores
+            report["seconds"]["decoding"] += sum(heard.computing for *_, heard in found)
+            report["seconds"]["audio"] += sum(heard.seconds for *_, heard in found)
+            say(f"{part}, {way}: {', '.join(f'{key} {value}' for key, value in scores['all'].items())}")
+        report["latency"][part] = streaming.latency([heard for *_, heard in found], engine)
+        report["examples"] = report["examples"] or [asdict(row) for row in _spread(rows, EXAMPLES)]
+    say("clips without speech")
+    report["silence"] = streaming.words_in_silence(Engine(recognizer, config.decoding))
+    return report
+
+
+def _scored(cut: Any, text: str, wanted: list[int], heard: streaming.Heard, data: SpeechData) -> Scored:
+    return Scored(
+        id=cut.id,
+        language=cut.supervisions[0].language,
+        domain=(cut.supervisions[0].custom or {}).get("domain", "-"),
+        seconds=cut.duration,
+        reference=text,
+        hypothesis=normalize(heard.text),
+        phonemes=data.inventory.decode(heard.phonemes),
+        reference_phonemes=data.inventory.decode(wanted),
+    )
 
 
 def evaluate(config: DictConfig, export: Path, data: SpeechData) -> dict[str, Any]:
@@ -149,6 +192,11 @@ def show(report: dict[str, Any]) -> None:
         if heard is None:  # no LLM: what the phoneme head heard
             said, heard = (" ".join(example[name]) for name in ("reference_phonemes", "phonemes"))
         console.print(f"{example['id']}\n  said   {said}\n  heard  {heard}", markup=False)
+    for part, figures in report.get("latency", {}).items():
+        console.print(_latency_table(part, figures))
+    if "silence" in report:
+        said, clips = (sum(row[key] for row in report["silence"].values()) for key in ("with text", "clips"))
+        console.print(f"clips of 10 s without speech: {clips}, of which {said} got a text")
     seconds = report["seconds"]
     speed = seconds["audio"] / max(1e-9, seconds["decoding"])
     console.print(f"\n{seconds['audio']:.0f} s of audio decoded in {seconds['decoding']:.1f} s, {speed:.0f}x real time")
@@ -167,6 +215,17 @@ def _table(part: str, by_way: dict[str, Any]) -> Table:
         for score in (by_way[way][group] for way in by_way):
             cells += [f"{score['PER']:.1f}", *([_text_rate(group, score)] if texts else [])]
         table.add_row(group, str(scores["utterances"]), *cells)
+    return table
+
+
+def _latency_table(part: str, figures: dict[str, Any]) -> Table:
+    table = Table(title=f"\n{part}: streams", box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("")
+    table.add_column("median", justify="right")
+    table.add_column("95 %", justify="right")
+    for name, value in figures.items():
+        pair = (value["median"], value["95 %"]) if isinstance(value, dict) else (value, "")
+        table.add_row(name, *("-" if one is None else str(one) for one in pair))
     return table
 
 

@@ -51,7 +51,7 @@ def test_wrong_numbers_get_no_time():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["bench"], "bench needs a suite: chunk_attention or chunk_attention_stream or ctc_prefix"),
+        (["bench"], "bench needs a suite: chunk_attention or chunk_attention_stream or ctc_prefix or streaming"),
         (["bench", "chunk_atention"], "did you mean chunk_attention?"),
         (["bench", "ctc_prefix", "device=tpu"], "device=tpu must be cpu or cuda"),
         (["bench", "ctc_prefix", "second=3"], "unknown option second of bench; did you mean seconds?"),

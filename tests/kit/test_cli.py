@@ -9,6 +9,7 @@ import pytest
 import toys
 
 import kit.bench
+import kit.bench_streaming
 import kit.config
 from kit import cli
 from kit.cli import main, split
@@ -53,8 +54,11 @@ def test_examples_compose(tmp_path, monkeypatch):
     assert len(examples) >= len(cli.COMMANDS)
     for example in examples:
         command, *rest = example.split()[3:]
-        _, overrides = split(rest)
-        (kit.bench.options if command == "bench" else kit.config.compose)(overrides)
+        files, overrides = split(rest)
+        if command == "bench":
+            (kit.bench_streaming if "streaming" in files else kit.bench).options(overrides)
+        else:
+            kit.config.compose(cli.as_stream(overrides) if command == "stream" else overrides)
 
 
 @pytest.mark.parametrize(

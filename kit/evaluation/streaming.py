@@ -1,0 +1,219 @@
+"""What a listener of a stream gets: how late the text comes, how often it changes its mind, what silence turns into."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+
+from kit.audio.features import SAMPLE_RATE
+from kit.decoding.callbacks import DecodingCallback, Utterance
+from kit.decoding.engine import Engine
+from kit.decoding.events import Event, Final, Partial
+from kit.decoding.session import Session
+from kit.decoding.timing import Timing
+from kit.model.recognizer import Recognizer
+from kit.text.normalize import normalize, units
+
+if TYPE_CHECKING:
+    from datamodules.base import SpeechData
+
+BLOCK = SAMPLE_RATE // 10  # samples a push
+LEVELS = (-70, -60, -50, -40, -30, -20, -10)  # decibels below full scale
+CLIP_SECONDS = 10
+
+
+@dataclass
+class Heard:
+    """A stream and what came of it.
+
+    Attributes:
+        events: each with the second at which it was told, if the audio came in real time.
+        seconds: of audio.
+        computing: seconds.
+        finalization: seconds from the end of the audio to the last event.
+        phonemes: greedy path of all utterances.
+    """
+
+    events: list[tuple[float, Event]] = field(default_factory=list)
+    seconds: float = 0.0
+    computing: float = 0.0
+    finalization: float = 0.0
+    phonemes: list[int] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Of all utterances."""
+        return " ".join(event.text for _, event in self.events if isinstance(event, Final) and event.text)
+
+
+class _Phonemes(DecodingCallback):
+    """Keeps the phonemes of ended utterances."""
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+
+    def final(self, utterance: Utterance, event: Final) -> Final:
+        self.found += utterance.phonemes
+        return event
+
+
+def listen(session: Session, samples: Tensor) -> Heard:
+    """Push (n,) samples in blocks of 100 ms and keep the time as if they came in real time."""
+    heard, kept = Heard(seconds=len(samples) / SAMPLE_RATE), _Phonemes()
+    session.callbacks.append(kept)
+    clock = 0.0  # of the machine: it works on a block when it has come and the earlier ones are done
+
+    def timed(arrival: float, work: Any) -> None:
+        nonlocal clock
+        begin = time.perf_counter()
+        events = work()
+        spent = time.perf_counter() - begin
+        clock = max(clock, arrival) + spent
+        heard.computing += spent
+        heard.events += [(clock, event) for event in events]
+
+    for index, block in enumerate(samples.split(BLOCK), 1):
+        timed(min(index * BLOCK / SAMPLE_RATE, heard.seconds), lambda block=block: session.push(block))
+    timed(heard.seconds, session.finish)
+    heard.finalization = clock - heard.seconds
+    session.callbacks.remove(kept)
+    heard.phonemes = kept.found
+    return heard
+
+
+def offline(decoding: DictConfig) -> DictConfig:
+    """The same decoding with one maximal chunk and without endpoints: what streaming is compared with."""
+    whole = decoding.copy()
+    with open_dict(whole):
+        whole.chunk, whole.left, whole.partials = 0, -1, False
+        whole.callbacks.pop("endpoint", None)
+    return whole
+
+
+def listen_to_part(recognizer: Recognizer, data: SpeechData, part: str, decoding: DictConfig) -> Iterator[Any]:
+    """(cut, reference, reference phonemes, Heard) of every utterance; after the last the engine, for its counts."""
+    engine = Engine(recognizer, decoding)
+    session = engine.session()
+    for batch in data.part_dataloader(part):
+        for row, cut in enumerate(batch.cuts):
+            samples = torch.from_numpy(cut.resample(SAMPLE_RATE).load_audio()).mean(0)
+            wanted = batch.phonemes[row, : batch.phoneme_lengths[row]].tolist()
+            yield cut, batch.texts[row], wanted, listen(session, samples)
+    yield engine
+
+
+def latency(streams: Sequence[Heard], engine: Engine) -> dict[str, Any]:
+    """Figures over streams that one engine has heard: milliseconds (median, 95 %), percentages and ratios."""
+    first, delays = [], []
+    told = changed = settled = settled_changed = 0
+    for heard in streams:
+        words = [word for _, event in heard.events if isinstance(event, Final) for word in event.words]
+        tellings = list(_tellings(heard))
+        final = units(normalize(heard.text))
+        shown = next((at for at, text, _ in tellings if text), None)
+        if words and shown is not None:
+            first.append(shown - words[0].start)
+        if len(words) == len(final):
+            delays += [_settling(tellings, final, index) - word.end for index, word in enumerate(words)]
+        for at, text, stable in tellings:
+            if at < tellings[-1][0]:
+                wrong = [index >= len(final) or unit != final[index] for index, unit in enumerate(text)]
+                told, changed = told + len(text), changed + sum(wrong)
+                settled, settled_changed = settled + stable, settled_changed + sum(wrong[:stable])
+    audio = sum(heard.seconds for heard in streams)
+    frames = engine.heard
+    return {
+        "first text after the first word began, ms": _spread(first),
+        "a word's last change after its end, ms": _spread(delays),
+        "final text after the end of the audio, ms": _spread([heard.finalization for heard in streams]),
+        "real-time factor": round(sum(heard.computing for heard in streams) / max(audio, 1e-9), 3),
+        "encoder frames computed twice, %": _share(engine.encoded - frames[0], frames[0]),
+        "speech embeddings read twice, %": _share(engine.decoder.speech_read - frames[1], frames[1]),
+        "words told that changed, %": _share(changed, told),
+        "settled words that changed, %": _share(settled_changed, settled),
+    }
+
+
+def _tellings(heard: Heard) -> Iterator[tuple[float, list[str], int]]:
+    """(second, units of the whole text so far, how many of them are settled) after each event."""
+    before: list[str] = []
+    for at, event in heard.events:
+        if isinstance(event, Partial):
+            settled = units(normalize(event.text[: event.stable]))
+            yield at, before + units(normalize(event.text)), len(before) + len(settled)
+        elif isinstance(event, Final):
+            before = before + units(normalize(event.text))
+            yield at, before, len(before)
+
+
+def _settling(tellings: Sequence[tuple[float, list[str], int]], final: Sequence[str], index: int) -> float:
+    """The second from which a unit of the final text stands at its place for good."""
+    since = tellings[-1][0]
+    for at, text, _ in reversed(tellings):
+        if index >= len(text) or text[index] != final[index]:
+            break
+        since = at
+    return since
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float] | None:
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    high = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
+    return {"median": round(1e3 * median(ordered), 1), "95 %": round(1e3 * high, 1)}
+
+
+def _share(part: float, whole: float) -> float:
+    return round(100 * part / max(whole, 1e-9), 2)
+
+
+def silent_clips(count: int = 200, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """(kind, samples) of 10 s without speech: digital silence, white and pink noise, tones, at several levels."""
+    draw, size = torch.Generator().manual_seed(seed), CLIP_SECONDS * SAMPLE_RATE
+    seconds = torch.arange(size) / SAMPLE_RATE
+    for index in range(count):
+        kind = ("white noise", "pink noise", "tone", "silence")[index % 4]
+        level = 10 ** (LEVELS[index // 4 % len(LEVELS)] / 20)
+        white = torch.randn(size, generator=draw)
+        pitch = 80 * 2 ** (6 * float(torch.rand((), generator=draw)))  # 80 to 5120 Hz
+        if kind == "silence":
+            yield kind, torch.zeros(size)
+        elif kind == "tone":
+            yield kind, level * torch.sin(2 * math.pi * pitch * seconds)
+        else:
+            tilt = torch.arange(1, size // 2 + 2).sqrt() if kind == "pink noise" else 1.0
+            noise = torch.fft.irfft(torch.fft.rfft(white) / tilt, size)
+            yield kind, (level * noise / noise.std()).clamp(-1, 1)
+
+
+def words_in_silence(engine: Engine, count: int = 200) -> dict[str, dict[str, int]]:
+    """How many clips without speech there were of each kind, and in how many of them a text was told, final or not."""
+    found: dict[str, dict[str, int]] = {}
+    session = engine.session()
+    for kind, samples in silent_clips(count):
+        events = session.push(samples) + session.finish()
+        said = any(event.text for event in events if isinstance(event, Final | Partial))
+        row = found.setdefault(kind, {"clips": 0, "with text": 0})
+        row["clips"] += 1
+        row["with text"] += said
+    session.close()
+    return found
+
+
+def needs_timing(decoding: DictConfig) -> DictConfig:
+    """The decoding with word times, which latencies are measured from."""
+    timed = decoding.copy()
+    target = f"{Timing.__module__}.{Timing.__qualname__}"
+    if not any(one and one.get("_target_") == target for one in timed.callbacks.values()):
+        with open_dict(timed):
+            timed.callbacks.timing = {"_target_": target}
+    return timed
