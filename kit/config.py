@@ -41,6 +41,13 @@ _TYPES: dict[type, str] = {
 _AT_LEAST = {
     "seed": 0,
     "threads": 1,
+    "decoding.chunk": 0,
+    "decoding.left": -1,
+    "decoding.max_tokens": 1,
+    "decoding.max_seconds": 1,
+    "decoding.beam": 1,
+    "decoding.rollback": 0,
+    "decoding.unstable": 0,
     "trainer.max_steps": 1,
     "trainer.accumulate": 1,
     "trainer.checkpoint_every": 1,

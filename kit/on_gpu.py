@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
@@ -32,7 +33,7 @@ def _recognizer() -> Recognizer:
     for parameter in recognizer.llm.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.2)
-    torch.nn.init.normal_(recognizer.adaptor.layers[2].weight, std=0.5)
+    torch.nn.init.normal_(cast(torch.nn.Linear, recognizer.adaptor.layers[2]).weight, std=0.5)
     return recognizer.to(DEVICE).eval()
 
 

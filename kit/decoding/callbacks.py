@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from kit.decoding.events import Event, Final
+from kit.errors import UsageError
 from kit.plugins import import_class
 from kit.text.phonemes import PhonemeInventory
 
@@ -146,5 +147,9 @@ def build_callbacks(decoding: DictConfig) -> list[DecodingCallback]:
         settings = {str(key): value for key, value in options.items()}
         target = settings.pop("_target_", "")
         key = f"decoding.callbacks.{name}"
-        found.append(import_class(target, DecodingCallback, f"{key}._target_")(**settings))
+        kind = import_class(target, DecodingCallback, f"{key}._target_")
+        try:
+            found.append(kind(**settings))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{key} cannot be made: {error}") from error
     return found

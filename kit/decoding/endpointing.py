@@ -27,7 +27,7 @@ class Endpointing(DecodingCallback):
         self, begin: float = 0.5, end: float = 0.35, speech: float = 0.1, pause: float = 0.6, before: float = 0.3
     ) -> None:
         if not 0 < end <= begin < 1:
-            raise ValueError(f"decoding.callbacks.endpoint wants 0 < end <= begin < 1, got end={end} begin={begin}")
+            raise ValueError(f"endpoints need 0 < end <= begin < 1, not end={end} begin={begin}")
         self.begin, self.end = begin, end
         self.speech, self.pause, self.before = (
             max(1, round(seconds * SAMPLE_RATE / WINDOW)) for seconds in (speech, pause, before)

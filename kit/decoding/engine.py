@@ -155,7 +155,7 @@ class Engine:
         encoder, device = self.recognizer.encoder, self.recognizer.device
         busy = [job for job in jobs if job.fresh]
         if not busy:
-            return [self._nothing(encoder.dim) for _ in jobs]
+            return [self.nothing(encoder.dim) for _ in jobs]
         features = pad_sequence([job.features for job in busy], batch_first=True).to(device)
         self.encoded += sum(job.fresh for job in busy)
         if self.chunk.frames:
@@ -166,7 +166,7 @@ class Engine:
             lengths = torch.tensor([len(job.features) for job in busy], device=device)
             found, _, _ = encoder(features, lengths, WHOLE, normalized=True)
         rows = iter(found)
-        return [next(rows)[: job.fresh] if job.fresh else self._nothing(encoder.dim) for job in jobs]
+        return [next(rows)[: job.fresh] if job.fresh else self.nothing(encoder.dim) for job in jobs]
 
     def _listen(self, frames: Sequence[Tensor]) -> list[Tensor]:
         """Log-probabilities (n, V) of the phonemes, on the CPU."""
@@ -178,12 +178,13 @@ class Engine:
         adaptor = self.recognizer.adaptor
         ready = [job.session.stackable(adaptor.stack, job.last) for job in jobs]
         if not any(map(len, ready)):
-            return [self._nothing(self.recognizer.llm_width) for _ in jobs]
+            return [self.nothing(self.recognizer.llm_width) for _ in jobs]
         sizes = torch.tensor([len(x) for x in ready], device=self.recognizer.device)
         embedded, lengths = adaptor(pad_sequence(ready, batch_first=True), sizes)
         return [row[:size] for row, size in zip(embedded, lengths.tolist(), strict=True)]
 
-    def _nothing(self, width: int) -> Tensor:
+    def nothing(self, width: int) -> Tensor:
+        """(0, width), of the model's type and device."""
         return next(self.recognizer.parameters()).new_zeros(0, width)
 
     @torch.inference_mode()

@@ -221,8 +221,8 @@ class Session:
         self.engine.forget(self.slot)
         return Progress(
             Utterance(self._count, 0.0, recognizer.inventory),
-            waiting=torch.zeros(0, recognizer.encoder.bins, device=recognizer.device),
-            frames=torch.zeros(0, recognizer.encoder.dim, device=recognizer.device),
+            waiting=self.engine.nothing(recognizer.encoder.bins),
+            frames=self.engine.nothing(recognizer.encoder.dim),
         )
 
     def _segment(self, samples: Tensor, start: int, final: bool) -> None:

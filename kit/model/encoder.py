@@ -175,8 +175,8 @@ class ConformerEncoder(nn.Module):
         self.scale.copy_(1.0 / deviation.clamp_min(1e-5))
 
     def normalize(self, features: Tensor) -> Tensor:
-        """(B, T, F) log-mel features to zero mean and unit variance over the training set."""
-        return (features - self.mean) * self.scale
+        """(B, T, F) log-mel features to zero mean and unit variance over the training set, in the weights' type."""
+        return ((features - self.mean) * self.scale).to(self.subsampling.out.weight.dtype)
 
     def forward(
         self, features: Tensor, lengths: Tensor, chunk: Chunk = WHOLE, *, normalized: bool = False, middle: bool = False

@@ -266,7 +266,20 @@ def test_hints_of_configuration_and_callbacks_stand_in_the_prompt(model):
     assert seen[-1] == model.prompt.suffix_ids(model.tokenizer, [TEXTS[0], "外滩"])
 
 
+def test_half_precision_streams_too():
+    machine = engine(model=recognizer().to(torch.bfloat16))
+    events = pushed(machine.session(), noise(3.1), seed=1)
+    assert finals(events)[0].text
+    assert machine._cache.memory[0].keys.dtype == machine.decoder.cache.keys[0].dtype == torch.bfloat16
+
+
 def test_wrong_callbacks_are_named(model):
+    with pytest.raises(UsageError, match=r"decoding.callbacks.gate cannot be made: .*unexpected.*'phonems'"):
+        engine("decoding.callbacks.gate={_target_: kit.decoding.verification.PhonemeGate, phonems: 3}").session()
+    with pytest.raises(UsageError, match="decoding.callbacks.endpoint cannot be made: endpoints need"):
+        engine("decoding.callbacks.endpoint={_target_: kit.decoding.endpointing.Endpointing, end: 0.9}").session()
+    with pytest.raises(UsageError, match="decoding.max_seconds must be at least 1, got 0"):
+        engine("decoding.max_seconds=0")
     with pytest.raises(UsageError, match=r"decoding.callbacks.gate._target_=.*has no Gates; did you mean"):
         engine("decoding.callbacks.gate={_target_: kit.decoding.verification.Gates}", model=model).session()
     with pytest.raises(KitError, match="the export has no adaptor and no llm"):
