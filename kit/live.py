@@ -96,7 +96,7 @@ class View:
         from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=console or Console(highlight=False), refresh_per_second=20, transient=True)
+        self._live = Live(console=console or Console(highlight=False), auto_refresh=False, transient=True)
         self._hotwords: list[str] = []
 
     def __enter__(self) -> Callable[[Event], None]:
@@ -112,11 +112,11 @@ class View:
 
         if isinstance(event, Final):
             line = Text.assemble((f"{event.start:7.2f} - {event.end:7.2f}  ", "dim"), (event.text or "(nothing)", ""))
-            self._live.console.print(line)
             self._hotwords = []
-            self._live.update("")
+            self._live.update("", refresh=True)
+            self._live.console.print(line)
         elif isinstance(event, Partial):
-            self._live.update(under_way(event, self._hotwords))
+            self._live.update(under_way(event, self._hotwords), refresh=True)
         elif isinstance(event, Hotword):
             self._hotwords.append(event.text)
 
