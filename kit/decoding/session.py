@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -61,6 +62,28 @@ class Progress:
     said: tuple[str, int] = ("", 0)
 
 
+def _guarded(otherwise: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For what the engine calls: a callback that fails must not take along the sessions that are stepped together.
+
+    Its session does nothing more until `take` tells the fault, and then begins anew.
+    """
+
+    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def guarded(self: Session, *arguments: Any) -> Any:
+            if self._fault is not None:
+                return otherwise
+            try:
+                return method(self, *arguments)
+            except Exception as error:  # whatever somebody's callback does
+                self._fault = error
+                return otherwise
+
+        return guarded
+
+    return guard
+
+
 class Session:
     """Made by `Engine.session()`. `push` and `finish` compute at once; `feed`, `end`, `take` leave it to the engine.
 
@@ -77,6 +100,7 @@ class Session:
         self._events: list[Event] = []
         self._heard = 0  # samples of the stream
         self._count = 0  # utterances that ended
+        self._fault: Exception | None = None
         self._now = self._begin()
 
     # What the user calls
@@ -129,12 +153,22 @@ class Session:
         self.engine.notice(self)
 
     def take(self) -> list[Event]:
-        """Events since the last call."""
+        """Events since the last call.
+
+        Raises:
+            Exception: what a callback raised. The utterance is lost, the stream goes on; events before it come next.
+        """
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            self._inbox.clear()
+            self._now = self._begin()
+            raise fault
         events, self._events = self._events, []
         return events
 
     # What the engine calls
 
+    @_guarded(None)
     def next_job(self) -> Job | None:
         """The next chunk if it is ready; takes what came in as far as is needed for it."""
         whole = self.engine.chunk.frames == 0
@@ -152,6 +186,7 @@ class Session:
         last = fresh <= self.engine.chunk.frames
         return self._job(step, min(fresh, self.engine.chunk.frames), last)
 
+    @_guarded(None)
     def hear(self, frames: Tensor, log_probs: Tensor, last: bool) -> None:
         """Frames (n, D) and log-probabilities (n, V) of the job that was handed out."""
         utterance = self._now.utterance
@@ -174,6 +209,7 @@ class Session:
         frames, self._now.frames = self._now.frames[:ready], self._now.frames[ready:]
         return frames
 
+    @_guarded(None)
     def tail(self, last: bool) -> list[int] | None:
         """Token ids to append behind the speech: the prompt's end and, unless it is final, the settled text."""
         utterance = self._now.utterance
@@ -193,10 +229,12 @@ class Session:
         """The text so far, behind what `tail` holds of it: most of it will be written again."""
         return self._now.tokens if last else self._now.tokens[len(self._now.settled) :]
 
+    @_guarded(True)
     def trusts(self, greedy: Continuation) -> bool:
         """Whether the greedy final text is good enough: some callback says so, and none the contrary."""
         return trusted(self.callbacks, self._now.utterance, Candidate(self._text(greedy.ids), greedy.score))
 
+    @_guarded(None)
     def write(self, found: list[Continuation], last: bool) -> None:
         """What the LLM wrote behind the tail; nothing where none was asked for."""
         if last:
@@ -208,7 +246,7 @@ class Session:
 
     def _restart(self) -> None:
         self._inbox.clear()
-        self._events = []
+        self._events, self._fault = [], None
         self._heard = self._count = 0
         for callback in self.callbacks:
             callback.reset()

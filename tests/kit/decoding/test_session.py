@@ -186,6 +186,36 @@ def test_many_streams_get_what_each_gets_alone(model, count):
         assert [event.text for event in finals(events)] == [event.text for event in finals(expected)]
 
 
+@pytest.mark.parametrize("hook", ["start", "chunk", "hints", "partial", "final"])
+def test_a_callback_that_fails_takes_no_other_stream_along(model, hook):
+    class Failing(DecodingCallback):
+        calls = 0
+
+    def fail(self, utterance, *rest):
+        Failing.calls += 1
+        if Failing.calls == 1:
+            raise RuntimeError("my mistake")
+        return getattr(DecodingCallback, hook)(self, utterance, *rest)
+
+    setattr(Failing, hook, fail)
+    streams = [noise(3, seed=1), noise(3, seed=2)]
+    alone = [finals(pushed(engine(model=model).session(), samples, seed=1))[0].text for samples in streams]
+    machine = engine(model=model, sessions=2)
+    sessions = [machine.session() for _ in streams]
+    sessions[0].callbacks.append(Failing())
+    for session, samples in zip(sessions, streams, strict=True):
+        session.feed(samples)
+        session.end()
+    while machine.step():
+        pass
+    assert finals(sessions[1].take())[0].text == alone[1]
+    with pytest.raises(RuntimeError, match="my mistake"):
+        sessions[0].take()
+    assert finals(sessions[0].take()) == []
+    sessions[0].reset()
+    assert finals(pushed(sessions[0], streams[0], seed=2))[0].text == alone[0]
+
+
 def test_streams_are_served_in_turn(model):
     """With room for two at a time, nobody is served twice before everybody was served once."""
     machine = engine("decoding.partials=false", model=model, sessions=5, max_batch=2)
