@@ -132,6 +132,16 @@ def test_utterances_do_not_meet(model):
     assert finals(pushed(machine.session(), samples, seed=5))[0].text == alone.text
 
 
+def test_silence_after_speech_does_not_bring_the_speech_back(model):
+    samples = noise(2.5, seed=1)
+    machine = engine(model=model)
+    silent = finals(pushed(machine.session(), torch.zeros(32000), seed=1))[0].text
+    session = machine.session()
+    (spoken,) = finals(pushed(session, samples, seed=1))
+    assert spoken.text != silent
+    assert finals(pushed(session, torch.zeros(32000), seed=1))[0].text == silent
+
+
 def test_nothing_said_gives_nothing(model):
     session = engine(model=model).session()
     assert session.finish() == []
@@ -246,7 +256,7 @@ def test_long_speech_becomes_several_utterances(model):
 
 
 def test_memory_does_not_grow_with_the_stream(model):
-    """An hour of audio in utterances of at most four seconds, on the sizes of all that is kept."""
+    """Six minutes in utterances of at most four seconds, by the sizes of all that is kept."""
     machine = engine("decoding.max_seconds=4", "decoding.partials=false", model=model)
     session = machine.session()
 
@@ -257,8 +267,8 @@ def test_memory_does_not_grow_with_the_stream(model):
         return sum(x.numel() for x in held) + len(session._inbox) + len(session._events)
 
     sizes = []
-    for minute in range(60):
-        session.push(noise(6, seed=minute % 3))  # a tenth of an hour's audio; the sizes repeat after two utterances
+    for push in range(60):
+        session.push(noise(6, seed=push % 3))  # the sizes repeat after two utterances
         sizes.append(kept())
     assert max(sizes[30:]) <= max(sizes[:30])
 
