@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import os
 import subprocess
 import time
@@ -96,14 +97,17 @@ def run(suite: Suite, device: torch.device, seconds: float = 1.0, only: str = ""
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Append rows to a CSV, with a header if it is new."""
+    """Add rows to a CSV, with a header if it is new; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    content = io.StringIO(path.read_text("utf-8") if path.exists() else "", newline="")
+    fresh = not content.seek(0, io.SEEK_END)
+    writer = csv.DictWriter(content, COLUMNS, restval="", lineterminator="\n")
+    if fresh:
+        writer.writeheader()
+    writer.writerows(rows)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(content.getvalue(), "utf-8", newline="")
+    beside.replace(path)
 
 
 def _run_case(suite: Suite, case: Case, device: torch.device, seconds: float) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,10 +70,12 @@ def options(overrides: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"unknown option {key} of bench streaming; {hint}")
         chosen[key] = value
     for key in ("streams", "chunks", "tokens"):
-        if not all(part.isdecimal() and int(part) for part in chosen[key].split(",")):
-            raise UsageError(f"{key}={chosen[key]} must be a whole number above 0{' or several' * (key == 'streams')}")
+        several = key == "streams"
+        parts = chosen[key].split(",") if several else [chosen[key]]
+        if not all(part.isdecimal() and int(part) for part in parts):
+            raise UsageError(f"{key}={chosen[key]} must be a whole number above 0{' or several' * several}")
     try:
-        if not float(chosen["minutes"]) >= 0:
+        if not 0 <= float(chosen["minutes"]) < math.inf:
             raise ValueError
     except ValueError:
         raise UsageError(f"minutes={chosen['minutes']} must be a number") from None

@@ -213,6 +213,9 @@ def _(grad, q, k, v, *others):  # type: ignore[no-untyped-def]
 def _(q, k, v, ring_keys, ring_values, *others):  # type: ignore[no-untyped-def]
     from kernels.chunk_attention import triton_kernels
 
+    span = others[-2]
+    if q.shape[1] > triton_kernels.LONGEST_CHUNK or span > triton_kernels.LONGEST_SPAN:
+        return dense.stream(q, k, v, ring_keys, ring_values, *others)
     return triton_kernels.stream(_rows(q), _rows(k), _rows(v), ring_keys, ring_values, *_packed(others))
 
 

@@ -340,6 +340,7 @@ def stream_kernel(
 
 # Queries, keys, warps and stages of the training kernels: none spills when compiled for sm_90; not tuned.
 TILES = {"forward": (64, 64, 8, 2), "query": (32, 32, 8, 2), "key": (32, 64, 8, 2), "table": (32, 64, 8, 2)}
+LONGEST_CHUNK, LONGEST_SPAN = 32, 128  # of the streaming kernel; twice the span would spill 12 KB on sm_90
 SPLITS = 64  # partial sums of the table's gradient
 
 

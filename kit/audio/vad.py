@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kit.errors import KitError
@@ -33,10 +32,3 @@ class VoiceActivity:
     def __call__(self, window: Tensor) -> float:
         """Probability that (512,) samples at 16 kHz, which follow the earlier ones, hold speech."""
         return float(self._model.process_samples(window.tolist()))
-
-
-def probabilities(samples: Tensor) -> Tensor:
-    """(n,) samples to (n // 512,) probabilities of speech."""
-    activity = VoiceActivity()
-    whole = len(samples) // WINDOW * WINDOW
-    return torch.tensor([activity(window) for window in samples[:whole].split(WINDOW)])

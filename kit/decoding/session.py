@@ -27,6 +27,7 @@ from kit.decoding.callbacks import (
 from kit.decoding.decoder import Continuation
 from kit.decoding.engine import Engine, Job
 from kit.decoding.events import Began, Event, Final, Partial
+from kit.errors import KitError
 from kit.model.encoder import chunk_features
 from kit.model.subsampling import STRIDE, output_length
 
@@ -101,6 +102,7 @@ class Session:
         self._heard = 0  # samples of the stream
         self._count = 0  # utterances that ended
         self._fault: Exception | None = None
+        self._closed = False
         self._now = self._begin()
 
     # What the user calls
@@ -125,29 +127,27 @@ class Session:
 
     def reset(self) -> None:
         """Forget everything heard, and begin anew."""
+        self._check_open()
         self._restart()
 
     def close(self) -> None:
-        """Give the place in the engine back."""
-        self._restart()
-        self.engine.release(self)
+        """Give the place in the engine back; nothing more can be pushed."""
+        if not self._closed:
+            self._restart()
+            self._closed = True
+            self.engine.release(self)
 
     def feed(self, samples: Tensor) -> None:
         """`push` without computing: an engine that serves many sessions steps them together."""
+        self._check_open()
         samples = _checked(samples)
         start, self._heard = self._heard, self._heard + len(samples)
         self._segment(samples, start, final=False)
         self.engine.notice(self)
 
-    def feed_features(self, features: Tensor) -> None:
-        """(t, F) log-mel frames in place of samples; callbacks that listen to samples do not hear them."""
-        self._wait(features)
-        self._heard += len(features) * (SAMPLE_RATE // 100)
-        self._open(0)
-        self.engine.notice(self)
-
     def end(self) -> None:
         """`finish` without computing."""
+        self._check_open()
         self._segment(torch.zeros(0), self._heard, final=True)
         self._inbox.append(END)
         self.engine.notice(self)
@@ -243,6 +243,11 @@ class Session:
             self._write_partial(found[0].ids)
 
     # Inside
+
+    def _check_open(self) -> None:
+        """Its place may be another session's by now."""
+        if self._closed:
+            raise KitError("this session is closed; ask the engine for a new one with session()")
 
     def _restart(self) -> None:
         self._inbox.clear()

@@ -46,15 +46,23 @@ class PhonemeVeto(DecodingCallback):
 
     def __init__(self, limit: float = 12.0, weight: float = 0.3, trust: float = 0.0) -> None:
         self.limit, self.weight, self.trust = limit, weight, trust
+        self._judged: tuple[Utterance | None, str, float] = (None, "", 0.0)  # the greedy text is offered again
         warm_up()
 
     def trusts(self, utterance: Utterance, candidate: Candidate) -> bool:
         """Whether the audio says just this."""
-        return excess(utterance.all_log_probs(), [candidate.text], utterance.inventory)[0] <= self.trust
+        (found,) = excess(utterance.all_log_probs(), [candidate.text], utterance.inventory)
+        self._judged = (utterance, candidate.text, found)
+        return found <= self.trust
 
     def hypotheses(self, utterance: Utterance, offered: list[Candidate]) -> list[Candidate]:
         """Those that the audio can contain, best first."""
-        found = excess(utterance.all_log_probs(), [one.text for one in offered], utterance.inventory)
+        texts = [one.text for one in offered]
+        judged, text, worse = self._judged
+        if judged is utterance and texts == [text]:
+            found = [worse]
+        else:
+            found = excess(utterance.all_log_probs(), texts, utterance.inventory)
         kept = [
             Candidate(one.text, one.score - self.weight * worse)
             for one, worse in zip(offered, found, strict=True)

@@ -81,6 +81,7 @@ class Recognizer(nn.Module):
         if "adaptor" in parts:
             self.adaptor = Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
         self._prompt_ids: tuple[list[int], list[int]] | None = None
+        self._hinted_ids = lru_cache(maxsize=1 << 12)(self._suffix_ids)  # hints stay from chunk to chunk
         self.text_ids = lru_cache(maxsize=1 << 17)(self._text_ids)  # a text is tokenized once, not once an epoch
 
     @property
@@ -100,7 +101,7 @@ class Recognizer(nn.Module):
 
     def tail_ids(self, hints: Sequence[str] = ()) -> list[int]:
         """Token ids of the prompt between the speech and the transcript."""
-        return self.prompt.suffix_ids(self.tokenizer, hints) if hints else list(self._plain_prompt()[1])
+        return list(self._hinted_ids(tuple(hints))) if hints else list(self._plain_prompt()[1])
 
     def prompt_embeddings(self, hints: Sequence[Sequence[str]] | None, batch: int) -> list[Tensor]:
         """What follows the speech in each row's prompt: one (n, E) tensor a row."""
@@ -149,6 +150,9 @@ class Recognizer(nn.Module):
         if self._prompt_ids is None:
             self._prompt_ids = (self.prompt.prefix_ids(self.tokenizer), self.prompt.suffix_ids(self.tokenizer))
         return self._prompt_ids
+
+    def _suffix_ids(self, hints: tuple[str, ...]) -> list[int]:
+        return self.prompt.suffix_ids(self.tokenizer, hints)
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.prompt.answer_ids(self.tokenizer, text))

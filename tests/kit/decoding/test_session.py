@@ -313,6 +313,17 @@ def test_half_precision_streams_too():
     assert machine._cache.memory[0].keys.dtype == machine.decoder.cache.keys[0].dtype == torch.bfloat16
 
 
+def test_a_closed_session_is_closed(model):
+    machine = engine(model=model, sessions=2)
+    first = machine.session()
+    first.close()
+    first.close()  # its place must not be given away twice
+    assert len({machine.session().slot for _ in range(4)}) == 4
+    for use in (lambda: first.push(noise(1)), first.finish, first.reset):
+        with pytest.raises(KitError, match="this session is closed"):
+            use()
+
+
 def test_wrong_callbacks_are_named(model):
     with pytest.raises(UsageError, match=r"decoding.callbacks.gate cannot be made: .*unexpected.*'phonems'"):
         engine("decoding.callbacks.gate={_target_: kit.decoding.verification.PhonemeGate, phonems: 3}").session()
