@@ -177,13 +177,20 @@ class Stage(L.LightningModule):
         """Share of the stage's steps that are done."""
         return self.global_step / max(1, self.config.trainer.max_steps)
 
-    def heard(self, batch: SpeechBatch, middle: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalize, augment and encode a training batch under a drawn chunk: frames, lengths, the middle's frames."""
+    def heard(
+        self, batch: SpeechBatch, middle: bool = False, views: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalize, augment and encode a training batch under a drawn chunk: frames, lengths, the middle's frames.
+
+        With several views all utterances stand one view behind the other: deformed once, masked differently.
+        """
         encoder = self.recognizer.encoder
-        features = encoder.normalize(batch.features)
+        features, lengths = encoder.normalize(batch.features), batch.lengths.repeat(views)
         if self.augment:
-            features = self.augment(features, batch.lengths)
-        return encoder(features, batch.lengths, self.draw_chunk(batch), normalized=True, middle=middle)
+            features = self.augment.mask(self.augment.deform(features).repeat(views, 1, 1), lengths)
+        else:
+            features = features.repeat(views, 1, 1)
+        return encoder(features, lengths, self.draw_chunk(batch), normalized=True, middle=middle)
 
     def draw_chunk(self, batch: SpeechBatch) -> Chunk:
         """The chunk of this step: drawn where `stage.chunks` is "dynamic", else fixed, or the whole utterance."""

@@ -32,9 +32,16 @@ class SpecAugment:
 
     def __call__(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F) normalized features and lengths (B,) to augmented features; the input stays as it is."""
+        return self.mask(self.deform(features), lengths)
+
+    def deform(self, features: Tensor) -> Tensor:
+        """The warp and the level alone."""
         if self.warp:
             features = _warp_frequency(features, self.warp)
-        features = features + self.level * torch.randn(len(features), 1, 1, device=features.device)
+        return features + self.level * torch.randn(len(features), 1, 1, device=features.device)
+
+    def mask(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """The masks alone."""
         bins = torch.full_like(lengths, features.shape[2])
         widest = (lengths * self.time_share).clamp(max=self.time_width).floor()
         hidden = _masks(features.shape[1], lengths, self.time_masks, widest)[:, :, None]

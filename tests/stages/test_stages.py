@@ -124,6 +124,30 @@ def test_the_kick_start_fades(corpus):
         type(stage).progress = kept
 
 
+def test_two_views_are_one_utterance_masked_twice(corpus):
+    stage, data = make_stage("pretrain", corpus, None, "stage.loss.consistency=0.2", "stage.loss.ramp=0.0")
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(0)
+    values = stage.loss(batch)
+    rest = {key: value for key, value in values.items() if key not in ("loss", "consistency")}
+    assert set(rest) == {"ctc", "ctc_frames", "middle", "middle_frames"}
+    assert values["consistency"] > 0
+    without = 0.7 * values["ctc_frames"] + 0.3 * values["middle_frames"]  # at the first step of the kick-start
+    torch.testing.assert_close(values["loss"], without + 0.2 * values["consistency"])
+    stage.augment = stage.config.stage.augment = None  # without masks the two views are the same
+    assert stage.loss(batch)["consistency"].item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_agreement_of_views_is_ramped(corpus):
+    stage, data = make_stage("pretrain", corpus, None, "stage.loss.consistency=1e6", "stage.loss.ramp=0.5")
+    batch = next(iter(data.train_dataloader()))
+    stage.progress = lambda: 0.0
+    assert stage.loss(batch)["loss"] < 1e3
+    stage.progress = lambda: 0.25
+    values = stage.loss(batch)
+    assert float(values["loss"] / values["consistency"]) == pytest.approx(0.5e6, rel=1e-2)
+
+
 def test_a_pattern_without_a_parameter_is_refused():
     with pytest.raises(KitError, match=r"'encodr.*' matches no parameter"):
         freeze_except(small_recognizer(("encoder",)), ["encodr.*"])

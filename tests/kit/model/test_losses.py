@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from kit.model.losses import IGNORE, ctc_loss, frame_loss
+from kit.errors import UsageError
+from kit.model.losses import IGNORE, consistency_loss, ctc_loss, frame_loss
 
 
 def collapse(path):
@@ -46,3 +47,66 @@ def test_frame_loss_ignores_what_is_unknown_and_padding():
     picked = [logits[0, 0].log_softmax(-1)[1], logits[0, 1].log_softmax(-1)[2], logits[0, 3].log_softmax(-1)[0]]
     picked.append(logits[1, 0].log_softmax(-1)[3])
     assert frame_loss(logits, labels).item() == pytest.approx(-sum(picked).item() / 4, rel=1e-5)
+
+
+def kl(target, other):
+    return (target.softmax(-1) * (target.log_softmax(-1) - other.log_softmax(-1))).sum()
+
+
+def test_consistency_equals_its_definition():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 6, 5, dtype=torch.float64), torch.randn(2, 6, 5, dtype=torch.float64)
+    lengths, symbols = torch.tensor([6, 4]), torch.tensor([3, 2])
+    expected = sum(0.5 * (kl(b[r, :n], a[r, :n]) + kl(a[r, :n], b[r, :n])) for r, n in enumerate(lengths.tolist())) / 5
+    found = consistency_loss(torch.cat([a, b]), lengths.repeat(2), symbols)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert consistency_loss(torch.cat([a, a]), lengths.repeat(2), symbols).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_each_view_is_drawn_to_the_other_as_it_is():
+    torch.manual_seed(0)
+    a, b = torch.randn(1, 4, 3), torch.randn(1, 4, 3)
+    both = torch.cat([a, b]).requires_grad_()
+    consistency_loss(both, torch.tensor([4, 4]), torch.tensor([2])).backward()
+    for one, other, gradient in [(a, b, both.grad[:1]), (b, a, both.grad[1:])]:
+        expected = 0.5 * (one.softmax(-1) - other.softmax(-1)) / 2  # of KL(other || one) with the other held still
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_the_consistency_of_padding_does_not_count():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 7, 4)
+    lengths, symbols = torch.tensor([4, 4]), torch.tensor([1])
+    before = consistency_loss(logits, lengths, symbols)
+    logits[:, 4:] = torch.randn(2, 3, 4)
+    assert torch.equal(before, consistency_loss(logits, lengths, symbols))
+
+
+def test_backends_are_named():
+    arguments = (torch.randn(1, 4, 3), torch.tensor([4]), torch.tensor([[1]]), torch.tensor([1]))
+    with pytest.raises(UsageError, match="known are auto, torch, k2"):
+        ctc_loss(*arguments, backend="warp")
+
+
+def test_without_k2_torch_does_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    arguments = (torch.randn(1, 4, 3), torch.tensor([4]), torch.tensor([[1]]), torch.tensor([1]))
+    assert torch.equal(ctc_loss(*arguments, backend="auto"), ctc_loss(*arguments, backend="torch"))
+    with pytest.raises(UsageError, match="k2 is not installed"):
+        ctc_loss(*arguments, backend="k2")
+
+
+def test_k2_gives_the_same_numbers():
+    pytest.importorskip("k2")
+    torch.manual_seed(0)
+    logits = torch.randn(3, 12, 6, requires_grad=True)
+    # The last target cannot be said in so few frames: it counts for nothing with both.
+    lengths, sizes = torch.tensor([9, 12, 3]), torch.tensor([3, 4, 3])
+    targets = torch.tensor([[1, 2, 2, 0], [3, 4, 5, 1], [2, 2, 2, 0]])
+    found, gradients = [], []
+    for backend in ("torch", "k2"):
+        loss = ctc_loss(logits, lengths, targets, sizes, backend=backend)
+        gradients += torch.autograd.grad(loss, logits)
+        found.append(loss)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
