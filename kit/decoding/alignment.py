@@ -65,7 +65,7 @@ def align(log_probs: Tensor, symbols: Sequence[int], blank: int = 0) -> list[tup
 def spell(text: str, inventory: PhonemeInventory) -> tuple[list[str], list[int], list[int]]:
     """Units (Han characters and words) of a text, all their phonemes in a row, and how many belong to each unit."""
     units, ids, sizes = [], [], []
-    for unit, phonemes in pronounce(text):
+    for unit, phonemes in inventory.spell(text):
         units.append(unit)
         sizes.append(len(phonemes))
         ids += inventory.encode(phonemes)

@@ -11,14 +11,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.errors import KitError
 from kit.files import write_text
-from kit.text.normalize import HAN, WORD
+from kit.text.normalize import HAN, WORD, units
 
 if TYPE_CHECKING:
     from kit.text.espeak import Espeak
@@ -64,8 +64,17 @@ class PhonemeInventory:
         tonal = tuple(f"{final}{tone}" for final in FINALS for tone in range(1, 6))
         return cls((BLANK, *INITIALS, *tonal, *ARPABET))
 
-    @classmethod
-    def load(cls, path: str | Path) -> PhonemeInventory:
+    @property
+    def kind(self) -> str:
+        """What the symbols are: "phonemes" or "characters"."""
+        return "phonemes"
+
+    def spell(self, text: str) -> list[tuple[str, list[str]]]:
+        """(unit, symbols) for every Han character and Latin word of a normalized text."""
+        return pronounce(text)
+
+    @staticmethod
+    def load(path: str | Path) -> PhonemeInventory:
         """Read what `save` wrote; KitError if the file is missing or holds something else."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -74,11 +83,13 @@ class PhonemeInventory:
         symbols = content.get("symbols") if isinstance(content, dict) else None
         if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
             raise KitError(f"{path} is not a phoneme inventory: it has no list of symbols; export the model again")
-        return cls(symbols)
+        kind = CharacterInventory if content.get("kind") == "characters" else PhonemeInventory
+        return kind(symbols)
 
     def save(self, path: str | Path) -> None:
         """Write the symbols as JSON."""
-        write_text(path, json.dumps({"symbols": self.symbols}, ensure_ascii=False, indent=0) + "\n")
+        content = {"kind": self.kind, "symbols": self.symbols}
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=0) + "\n")
 
     @cached_property
     def digest(self) -> str:
@@ -109,10 +120,39 @@ class PhonemeInventory:
         return len(self.symbols)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PhonemeInventory) and self.symbols == other.symbols
+        return isinstance(other, PhonemeInventory) and self.symbols == other.symbols and self.kind == other.kind
 
     def __hash__(self) -> int:
         return hash(self.symbols)
+
+
+class CharacterInventory(PhonemeInventory):
+    """Han characters and Latin letters in place of phonemes, for comparison: what the transcript is written in.
+
+    A character that is not in it counts as the unknown one. Latin words have no border between them.
+    """
+
+    UNKNOWN = "<unknown>"
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> CharacterInventory:
+        """All letters, and the Han characters of some normalized texts."""
+        found = {character for text in texts for character in text}
+        letters = "abcdefghijklmnopqrstuvwxyz'"
+        return cls((BLANK, cls.UNKNOWN, *letters, *sorted(found - set(letters) - {" "})))
+
+    @property
+    def kind(self) -> str:
+        """What the symbols are."""
+        return "characters"
+
+    def spell(self, text: str) -> list[tuple[str, list[str]]]:
+        """(unit, its characters) for every Han character and Latin word of a normalized text."""
+        return [(unit, list(unit)) for unit in units(text)]
+
+    def encode(self, phonemes: Sequence[str]) -> list[int]:
+        """Numbers of the characters."""
+        return [self._ids.get(symbol, self._ids[self.UNKNOWN]) for symbol in phonemes]
 
 
 def pronounce(text: str) -> list[tuple[str, list[str]]]:

@@ -12,7 +12,16 @@ from pypinyin.contrib.tone_convert import to_normal
 from kit.errors import KitError
 from kit.text import phonemes
 from kit.text.normalize import normalize, units
-from kit.text.phonemes import PhonemeInventory, from_ipa, phonemize, pronounce, read_phrase, split_syllable
+from kit.text.phonemes import (
+    BLANK,
+    CharacterInventory,
+    PhonemeInventory,
+    from_ipa,
+    phonemize,
+    pronounce,
+    read_phrase,
+    split_syllable,
+)
 
 INVENTORY = PhonemeInventory.default()
 
@@ -264,3 +273,26 @@ def test_mandarin_names_are_pronounced_quickly():
 def test_inventory_file_is_plain_json(tmp_path):
     INVENTORY.save(tmp_path / "phonemes.json")
     assert json.loads((tmp_path / "phonemes.json").read_text())["symbols"] == list(INVENTORY.symbols)
+
+
+def test_characters_in_place_of_phonemes(tmp_path):
+    inventory = CharacterInventory.of(["打开天窗", "turn on the radio", "播放hello"])
+    assert inventory.symbols[0] == BLANK
+    assert inventory.spell("打开hello") == [("打", ["打"]), ("开", ["开"]), ("hello", list("hello"))]
+    ids = inventory.encode(["打", "h", "龘"])
+    assert inventory.decode(ids) == ["打", "h", CharacterInventory.UNKNOWN]
+    inventory.save(tmp_path / "symbols.json")
+    again = PhonemeInventory.load(tmp_path / "symbols.json")
+    assert isinstance(again, CharacterInventory)
+    assert again == inventory
+    assert again != PhonemeInventory(inventory.symbols)
+
+
+def test_every_normalized_text_can_be_spelled_in_characters():
+    inventory = CharacterInventory.of([])
+    for _, symbols in inventory.spell("don't stop"):
+        assert CharacterInventory.UNKNOWN not in inventory.decode(inventory.encode(symbols))
+
+
+def test_phonemes_are_spelled_as_they_are_pronounced():
+    assert PhonemeInventory.default().spell("打开radio") == pronounce("打开radio")
