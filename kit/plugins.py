@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from kit.errors import UsageError, nearest
@@ -33,6 +34,30 @@ def import_class(dotted: str, base: type[T], key: str) -> type[T]:
         raise UsageError(f"{key}={dotted}: {module_name} has no {name}{hint}")
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise UsageError(f"{key}={dotted}: {name} is no {base.__name__}")
+    return found
+
+
+def build_named(section: Mapping[str, Any] | None, base: type[T], key: str) -> list[T]:
+    """The objects that a section `{name: {_target_: CLASS, argument: value ...}}` describes, in its order.
+
+    Args:
+        section: a null in place of a description takes one out.
+        base: what all must be subclasses of.
+        key: of the section, for messages.
+
+    Raises:
+        UsageError: there is no such class, or it does not take its arguments.
+    """
+    found = []
+    for name, description in (section or {}).items():
+        if description is None:
+            continue
+        arguments = {str(argument): value for argument, value in description.items()}
+        kind = import_class(arguments.pop("_target_", ""), base, f"{key}.{name}._target_")
+        try:
+            found.append(kind(**arguments))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{key}.{name} cannot be made: {error}") from error
     return found
 
 

@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from kit.decoding.events import Event, Final
-from kit.errors import UsageError
-from kit.plugins import import_class
+from kit.plugins import build_named
 from kit.text.phonemes import PhonemeInventory
 
 
@@ -140,16 +139,4 @@ def build_callbacks(decoding: DictConfig) -> list[DecodingCallback]:
     Raises:
         UsageError: there is no such class, or it does not take its options.
     """
-    found = []
-    for name, options in (decoding.callbacks or {}).items():
-        if options is None:
-            continue
-        settings = {str(key): value for key, value in options.items()}
-        target = settings.pop("_target_", "")
-        key = f"decoding.callbacks.{name}"
-        kind = import_class(target, DecodingCallback, f"{key}._target_")
-        try:
-            found.append(kind(**settings))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{key} cannot be made: {error}") from error
-    return found
+    return build_named(decoding.callbacks, DecodingCallback, "decoding.callbacks")
