@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,33 @@ from omegaconf import DictConfig
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augmentation import (
+    NOISE_FOLDER,
+    Augmentation,
+    Noise,
+    Transform,
+    alignment,
+    build_transforms,
+    noises_for,
+    speech_start,
+)
 from datamodules.batch import SpeechBatch, TextBatch
-from datamodules.features import FeatureStore, build, digest
-from kit.errors import KitError
+from datamodules.features import AudioStore, FeatureStore, build, build_audio, digest
+from datamodules.labels import respelled
+from datamodules.noise import clips_without_speech
+from datamodules.sampling import FavorLong
+from kit.distributed import place
+from kit.errors import KitError, UsageError
 from kit.model.losses import IGNORE
 from kit.model.subsampling import output_length
+from kit.text.keywords import mine
 from kit.text.normalize import language_of, normalize
-from kit.text.phonemes import PhonemeInventory, phonemize
+from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
 
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
+
+Labels = tuple[str, torch.Tensor, torch.Tensor | None]
 
 
 class SpeechDataset(Dataset):
@@ -34,13 +53,21 @@ class SpeechDataset(Dataset):
 
     def __init__(self, store: FeatureStore, inventory: PhonemeInventory) -> None:
         self.store, self.inventory = store, inventory
-        self._labels: dict[str, tuple[str, torch.Tensor, torch.Tensor | None]] = {}
+        self.augmentation: Augmentation | None = None
+        self._labels: dict[str, Labels] = {}
+
+    def augmented(self, augmentation: Augmentation) -> SpeechDataset:
+        """The same utterances as an augmentation changes them; what is known of their texts is shared."""
+        other = copy(self)
+        other.augmentation = augmentation
+        return other
 
     def __getitem__(self, item: tuple[tuple[int, int], CutSet]) -> SpeechBatch:
         position, cuts = item
-        rows = list(cuts)
-        features = [self.store[cut.id] for cut in rows]
-        labels = [self.labels(cut) for cut in rows]
+        heard = [self._heard(cut, (*position, row)) for row, cut in enumerate(cuts)]
+        rows = [cut for cut, _, _ in heard]
+        features = [frames for _, frames, _ in heard]
+        labels = [labels for _, _, labels in heard]
         phonemes = [ids for _, ids, _ in labels]
         aligned = [frames for _, _, frames in labels if frames is not None]
         return SpeechBatch(
@@ -57,25 +84,40 @@ class SpeechDataset(Dataset):
             position=position,
         )
 
-    def labels(self, cut: Cut) -> tuple[str, torch.Tensor, torch.Tensor | None]:
+    def _heard(self, cut: Cut, place: tuple[int, ...]) -> tuple[Cut, torch.Tensor, Labels]:
+        """A cut as it comes into the batch at `place`: changed if chance wants it, its features (T, F), its labels."""
+        changed = self.augmentation(cut, place) if self.augmentation else None
+        if changed is None:
+            return cut, self.store[cut.id], self.labels(cut)
+        moved, features = changed
+        text, phonemes, frames = self.labels(cut)
+        if frames is not None:
+            aligned = respelled(alignment(moved), text, self.inventory)
+            frames = self._frame_labels(phonemes, aligned, len(features), speech_start(moved))
+        return moved, features, (text, phonemes, frames)
+
+    def labels(self, cut: Cut) -> Labels:
         """Normalized text, phoneme ids (U,) and, where the corpus is aligned, the label of each encoder frame (T',)."""
         if cut.id not in self._labels:
             supervision = cut.supervisions[0]
             text = normalize(supervision.text)
-            aligned = (supervision.alignment or {}).get("phoneme")
-            symbols = [item.symbol for item in aligned] if aligned else phonemize(text)
-            frames = self._frame_labels(aligned, self.store.length(cut.id)) if aligned else None
-            self._labels[cut.id] = text, torch.tensor(self.inventory.encode(symbols)), frames
+            aligned = respelled(alignment(cut), text, self.inventory)
+            spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
+            symbols = [item.symbol for item in aligned] or spelled
+            phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
+            frames = self._frame_labels(phonemes, aligned, self.store.length(cut.id)) if aligned else None
+            self._labels[cut.id] = text, phonemes, frames
         return self._labels[cut.id]
 
-    def _frame_labels(self, aligned: list[Any], length: int) -> torch.Tensor:
-        middles = torch.arange(output_length(length)) * FRAME_SECONDS + FRAME_MIDDLE
+    @staticmethod
+    def _frame_labels(phonemes: torch.Tensor, aligned: list[Any], length: int, begin: float = 0.0) -> torch.Tensor:
+        """The phoneme (T',) under the middle of each encoder frame, where the recording begins at second `begin`."""
+        middles = torch.arange(output_length(length)) * FRAME_SECONDS + FRAME_MIDDLE - begin
         starts = torch.tensor([item.start for item in aligned])
         ends = torch.tensor([item.end for item in aligned])
-        ids = torch.tensor(self.inventory.encode([item.symbol for item in aligned]))
         index = torch.searchsorted(starts, middles, right=True) - 1
         inside = (index >= 0) & (middles < ends[index.clamp_min(0)])
-        return torch.where(inside, ids[index.clamp_min(0)], 0)
+        return torch.where(inside, phonemes[index.clamp_min(0)], 0)
 
 
 class Endless:
@@ -101,24 +143,28 @@ class Endless:
 
 
 class TextSampler:
-    """Random sentences for ever; which ones depends on the seed and the position alone."""
+    """Random sentences for ever; which ones depends on the seed and the position alone, and, of several processes that
+    train together, on which one asks.
+    """
 
     def __init__(self, size: int, batch: int, seed: int, start: int) -> None:
         self.size, self.batch, self.seed, self.start = size, batch, seed, start
+        self.rank, self.processes = place()
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         step = self.start
         while True:
             step += 1
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            drawn = (step - 1) * self.processes + self.rank + 1
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + drawn)
             yield step, torch.randint(self.size, (self.batch,), generator=generator).tolist()
 
 
 class TextDataset(Dataset):
     """Sentences with their phonemes, each pronounced once."""
 
-    def __init__(self, texts: list[str], inventory: PhonemeInventory) -> None:
-        self.texts, self.inventory = texts, inventory
+    def __init__(self, texts: list[str]) -> None:
+        self.texts, self.inventory = texts, PhonemeInventory.default()
         self._phonemes: dict[int, list[int]] = {}
 
     def __getitem__(self, item: tuple[int, list[int]]) -> TextBatch:
@@ -140,15 +186,40 @@ class SpeechData(L.LightningDataModule):
             `stage.batch_seconds` or `stage.batch_texts`.
     """
 
+    SILENCE = "silence"  # the part of every corpus that has clips without speech
+
     def __init__(self, config: DictConfig) -> None:
         super().__init__()
         self.config = config
-        self.inventory = PhonemeInventory.default()
+        self._inventory: PhonemeInventory | None = None
         self.position = (0, 0)
         self._stores: dict[str, FeatureStore] = {}
         self._cuts: dict[str, CutSet] = {}
         self._datasets: dict[str, SpeechDataset] = {}
         self._texts: TextDataset | None = None
+        self._audio: dict[str, AudioStore] = {}
+        self._transforms: dict[str, Transform] | None = None
+
+    @property
+    def inventory(self) -> PhonemeInventory:
+        """What the labels are written in: `model.labels`, or what `use_inventory` said."""
+        if self._inventory is None:
+            characters = self.config.model.labels == "characters"
+            texts = (normalize(cut.supervisions[0].text) for cut in self.cuts("train")) if characters else ()
+            self._inventory = CharacterInventory.of(texts) if characters else PhonemeInventory.default()
+        return self._inventory
+
+    def use_inventory(self, inventory: PhonemeInventory) -> None:
+        """Write labels in the symbols of a model that is there already."""
+        if inventory != self.inventory:
+            self._inventory = inventory
+            self._datasets.clear()
+
+    def warm_up(self) -> None:
+        """Compute now what training needs, so that several processes find it done."""
+        for split in ("train", "dev"):
+            if len(self.cuts(split)):
+                self.store(split)
 
     def load_cuts(self, split: str) -> CutSet:
         """The CutSet of "train", "dev" or a test part."""
@@ -162,6 +233,30 @@ class SpeechData(L.LightningDataModule):
         """Normalized sentences for training a language model: here the training transcripts."""
         return [self.dataset("train").labels(cut)[0] for cut in self.cuts("train")]
 
+    def transcripts(self, splits: Sequence[str]) -> list[str]:
+        """Normalized transcripts of some parts."""
+        return [normalize(cut.supervisions[0].text) for split in splits for cut in self.cuts(split)]
+
+    @staticmethod
+    def entities(cut: Cut) -> list[str] | None:
+        """Normalized names in a transcript as annotated (`supervision.custom["entities"]`); None where nobody did.
+
+        Raises:
+            KitError: the annotation is no list of texts.
+        """
+        names = (cut.supervisions[0].custom or {}).get("entities")
+        if names is None:
+            return None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise KitError(f'the entities of utterance {cut.id} are {names!r}; write a list of names like ["a", "b"]')
+        return [name for name in map(normalize, names) if name]
+
+    def keywords(self, splits: Sequence[str]) -> list[str]:
+        """Names that the transcripts of some parts mention: those annotated, or rare words where none are."""
+        cuts = [cut for split in splits for cut in self.cuts(split)]
+        names = [name for cut in cuts for name in self.entities(cut) or ()]
+        return sorted(set(names)) or mine(self.transcripts(splits))
+
     def begin(self, config: DictConfig) -> None:
         """Start another stage on the same data: its batch sizes, its seed, from the first batch."""
         self.config, self.position = config, (0, 0)
@@ -169,7 +264,7 @@ class SpeechData(L.LightningDataModule):
     def cuts(self, split: str) -> CutSet:
         """The cuts of a split, read once."""
         if split not in self._cuts:
-            cuts = self.load_cuts(split).to_eager()
+            cuts = self._silence() if split == self.SILENCE else self.load_cuts(split).to_eager()
             if not len(cuts) and split != "dev":
                 raise KitError(
                     f"the {split} part of data={self.config.data.name} is empty; give it at least one utterance"
@@ -185,6 +280,24 @@ class SpeechData(L.LightningDataModule):
             self._stores[split] = build(self.cuts(split), folder, bins, f"{self.config.data.name}/{split}")
         return self._stores[split]
 
+    def audio(self, split: str) -> AudioStore:
+        """The decoded samples of a split, kept at first use."""
+        if split not in self._audio:
+            folder = Path(self.config.cache) / "audio" / f"{split}-{digest(self.cuts(split), 0)}"
+            self._audio[split] = build_audio(self.cuts(split), folder, f"{self.config.data.name}/{split}")
+        return self._audio[split]
+
+    def speech(self) -> CutSet:
+        """Utterances to make babble of: training's, or the test part's where there are none for training."""
+        try:
+            return self.cuts("train")
+        except UsageError:
+            return self.cuts(self.test_parts()[0])
+
+    def _silence(self) -> CutSet:
+        noises = noises_for(self, self.config.get(NOISE_FOLDER), held_out=True)
+        return clips_without_speech(noises, Path(self.config.cache))
+
     def dataset(self, split: str) -> SpeechDataset:
         """The dataset of a split."""
         if split not in self._datasets:
@@ -199,7 +312,32 @@ class SpeechData(L.LightningDataModule):
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
-        cuts = self.cuts("train")
+        cuts, power = self.cuts("train"), self.config.stage.get("favor_long") or 0.0
+        sampler = FavorLong(cuts, power, self.config.seed, self._buckets) if power else self._buckets(cuts)
+        return self._loader(self._augmented_train(), Endless(sampler, self.position))
+
+    def _augmented_train(self) -> SpeechDataset:
+        """Training's utterances under the `augmentation` of the configuration."""
+        if self._transforms is None:
+            self._transforms = build_transforms(self.config.get("augmentation"), self)
+        if not self._transforms:
+            return self.dataset("train")
+        return self.dataset("train").augmented(
+            Augmentation(self._transforms, self.audio("train"), seed=self.config.seed)
+        )
+
+    def _noisy(self, split: str, ratio: float) -> SpeechDataset:
+        """A part with noise at `ratio` dB in every utterance, the same whatever the seed of training."""
+        noise = Noise(1.0, ratio, 0.0, self.config.get(NOISE_FOLDER), held_out=True)
+        noise.prepare(self)
+        return self.dataset(split).augmented(Augmentation({"noise": noise}, self.audio(split), seed=None))
+
+    def _buckets(self, cuts: CutSet) -> DynamicBucketingSampler:
+        """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.
+
+        Of several processes that train together, each gets its own, equally many and from the same bucket.
+        """
+        rank, processes = place()
         with _eager_cuts():
             sampler = DynamicBucketingSampler(
                 cuts,
@@ -207,19 +345,39 @@ class SpeechData(L.LightningDataModule):
                 num_buckets=min(self.config.data.buckets, len(cuts)),
                 shuffle=True,
                 seed=self.config.seed,
+                rank=rank,
+                world_size=processes,
             )
-        return self._loader(self.dataset("train"), Endless(sampler, self.position))
+        return sampler.map(_OwnIds(cuts)) if processes > 1 else sampler
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The dev part, longest first; nothing where a corpus has none."""
         return self.part_dataloader("dev") if len(self.cuts("dev")) else []
 
-    def part_dataloader(self, split: str) -> DataLoader:
-        """Any part, in order of duration, each utterance once."""
+    def part_dataloader(self, split: str, noise_at: float | None = None) -> DataLoader:
+        """Any part, in order of duration, each utterance once.
+
+        Args:
+            split: "train", "dev", a test part, or "silence": some dozen clips without speech.
+            noise_at: mix held-out noise into every utterance at this signal-to-noise ratio in dB; clips without speech
+                stay as they are.
+        """
         ordered = self.cuts(split).sort_by_duration()
         with _eager_cuts():
-            sampler = DynamicCutSampler(ordered, max_duration=self.config.data.evaluation_seconds, shuffle=False)
-        return self._loader(self.dataset(split), [((0, 0), cuts) for cuts in sampler])
+            sampler = DynamicCutSampler(
+                ordered, max_duration=self.config.data.evaluation_seconds, shuffle=False, rank=0, world_size=1
+            )
+        dataset = self.dataset(split) if noise_at is None or split == self.SILENCE else self._noisy(split, noise_at)
+        return self._loader(dataset, [((0, 0), cuts) for cuts in own_share(list(sampler))])
+
+    def probe(self, utterances: int, split: str = "dev") -> list[SpeechBatch]:
+        """A fixed set of so many utterances, for looking at representations; of train where there is no dev."""
+        split = split if len(self.cuts(split)) else "train"
+        chosen = sorted(self.cuts(split), key=lambda cut: hashlib.sha256(cut.id.encode()).digest())[:utterances]
+        ordered = sorted(chosen, key=lambda cut: (-cut.duration, cut.id))
+        size = max(1, int(self.config.data.evaluation_seconds / ordered[0].duration))
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        return [self.dataset(split)[((0, 0), CutSet.from_cuts(cuts))] for cuts in batches]
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is: epoch, and batches of it already trained on."""
@@ -231,13 +389,32 @@ class SpeechData(L.LightningDataModule):
 
     def _text_loader(self) -> DataLoader:
         if self._texts is None:
-            self._texts = TextDataset(self.texts(), self.inventory)
+            self._texts = TextDataset(self.texts())
         size = len(self._texts.texts)
         sampler = TextSampler(size, self.config.stage.batch_texts, self.config.seed, self.position[1])
         return self._loader(self._texts, sampler)
 
     def _loader(self, dataset: Dataset, sampler: Any) -> DataLoader:
         return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=self.config.data.workers)
+
+
+def own_share(batches: list[Any]) -> list[Any]:
+    """Those of the batches to evaluate that fall to this process, of several; each batch falls to one.
+
+    Where they are too few to go round, everybody takes them all, which changes no mean over all.
+    """
+    rank, processes = place()
+    return batches[rank::processes] if len(batches) >= processes else batches
+
+
+class _OwnIds:
+    """Undoes the new names that Lhotse gives to cuts when it hands out the last ones of an epoch more than once."""
+
+    def __init__(self, cuts: CutSet) -> None:
+        self.known = {cut.id for cut in cuts}
+
+    def __call__(self, cuts: CutSet) -> CutSet:
+        return cuts.modify_ids(lambda name: name if name in self.known else name.rsplit("_dup", 1)[0])
 
 
 @contextmanager

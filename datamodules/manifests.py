@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from omegaconf import DictConfig
@@ -17,7 +18,7 @@ from kit.text.normalize import normalize
 from kit.text.phonemes import phonemize
 
 
-def read_rows(path: Path) -> Iterator[dict[str, str]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a jsonl file with at least `audio` and `text`.
 
     Raises:
@@ -41,7 +42,7 @@ def read_jsonl(path: Path) -> CutSet:
     return CutSet.from_cuts(_cut(path, row) for row in read_rows(path))
 
 
-def _cut(path: Path, row: dict[str, str]) -> MonoCut:
+def _cut(path: Path, row: dict[str, Any]) -> MonoCut:
     audio = path.parent / row["audio"]
     name = row.get("id", audio.stem)
     try:
@@ -59,6 +60,7 @@ def _cut(path: Path, row: dict[str, str]) -> MonoCut:
         text=row["text"],
         language=language,
         speaker=row.get("speaker"),
+        custom={"entities": row["entities"]} if "entities" in row else None,
     )
     return MonoCut(
         id=name, start=0.0, duration=recording.duration, channel=0, recording=recording, supervisions=[supervision]
@@ -68,9 +70,10 @@ def _cut(path: Path, row: dict[str, str]) -> MonoCut:
 class ManifestData(SpeechData):
     """`data=manifest data.train=FILE [data.dev=FILE data.test=FILE]`; parts not given are held back from the first.
 
-    Files are a jsonl of audio, text and, if known, id, language, speaker; or a Lhotse cut manifest (cuts*.jsonl[.gz]).
-    `data.test_share` and `data.dev_share` of the utterances are held back, chosen by a hash of their ids, so the order
-    of the file does not matter and every run holds back the same ones.
+    Files are a jsonl of audio, text and, if known, id, language, speaker and entities (a list of the names in the
+    text); or a Lhotse cut manifest (cuts*.jsonl[.gz]). `data.test_share` and `data.dev_share` of the utterances are
+    held back, chosen by a hash of their ids, so the order of the file does not matter and every run holds back the same
+    ones.
     """
 
     def __init__(self, config: DictConfig) -> None:

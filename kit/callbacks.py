@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from kit.checkpoints import save_checkpoint
+from kit.distributed import local
 from kit.errors import KitError
 from kit.interrupts import Interrupted, Interrupts
 from kit.progress import say
@@ -116,6 +120,7 @@ class Checkpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """From here a signal waits for the end of the step."""
+        self.interrupts.listen()  # Lightning's own handler waits for other processes, in the middle of whatever it is
         self.saved = self._tried = trainer.global_step
         self.interrupts.patient = True
 
@@ -127,12 +132,17 @@ class Checkpoint(L.Callback):
         if datamodule is not None and hasattr(batch, "position"):
             # That of the last batch trained on: a loader has read further ahead.
             datamodule.position = batch.position
-        stop = self.interrupts.pending
-        whole = (index + 1) % trainer.accumulate_grad_batches == 0
-        if whole and (stop or trainer.global_step - self._tried >= self.every):
+        if (index + 1) % trainer.accumulate_grad_batches:
+            return
+        stop = self._asked_to_stop(trainer)
+        if stop or trainer.global_step - self._tried >= self.every:
             self.save(trainer, module)
         if stop:
             raise Interrupted(stop)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A signal is heard here as before."""
+        self.interrupts.listen()
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The last step's checkpoint; what comes after training may still fail."""
@@ -144,8 +154,28 @@ class Checkpoint(L.Callback):
         """No more patience."""
         self.interrupts.patient = False
 
+    def _asked_to_stop(self, trainer: L.Trainer) -> int | None:
+        """The signal that asked to stop; of several processes one hears it, and all stop after the same step."""
+        pending = self.interrupts.pending
+        stop = trainer.strategy.reduce_boolean_decision(pending is not None, all=False)
+        return (pending or signal.SIGTERM) if stop else None
+
+    @contextmanager
+    def waiting(self, trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
+        """A wait between two steps, which a signal may end at once: what was trained before it is saved."""
+        if trainer.global_step > self.saved:
+            self.save(trainer, module)
+        self.interrupts.patient = False
+        try:
+            if self.interrupts.pending:
+                raise Interrupted(self.interrupts.pending)
+            yield
+        finally:
+            self.interrupts.patient = True
+            self.clock.skip()
+
     def save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Save now; a full disk gives a warning.
+        """Save now; a full disk gives a warning. All processes of a training come here together.
 
         Raises:
             KitError: a trained parameter is no longer finite.
@@ -153,17 +183,21 @@ class Checkpoint(L.Callback):
         _check_finite(module, trainer.global_step, self.saved)
         self._tried = trainer.global_step
         try:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            save_checkpoint(trainer, self.path)
+            written = True
         except KitError as error:
+            trainer.strategy.barrier()  # where the processes that had nothing to write are waiting
             say(f"warning: {error}; training goes on, a restart would go back to step {self.saved}")
-        else:
+            written = False
+        if trainer.strategy.reduce_boolean_decision(written):
             self.saved = trainer.global_step
         self.clock.skip()
 
 
 def _check_finite(module: L.LightningModule, step: int, saved: int) -> None:
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter.detach()).all()):
+        value = parameter.detach()
+        if parameter.requires_grad and not bool(torch.isfinite(local(value)).all()):
             raise KitError(
                 f"training broke down before step {step}: {name} is no longer finite; lower stage.optimizer.lr and "
                 f"start again (the checkpoint of step {saved} is kept)"

@@ -6,11 +6,15 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from kit.errors import KitError
-from kit.files import write_atomic
+from kit.files import replace_folder, write_atomic, write_text
+
+_STEP = "step"  # the file in a checkpoint that is a folder
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -39,12 +43,36 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
+    """Save what training needs to go on; what stood at `path` is replaced only when all of it is there.
+
+    Mostly a file, by `AtomicCheckpointIO`. DeepSpeed writes a folder, to which every process adds its share.
+
+    Raises:
+        KitError: the disk is full or not to be written.
+    """
+    if not isinstance(trainer.strategy, DeepSpeedStrategy):
+        trainer.save_checkpoint(path, weights_only=False)
+        return
+    part = path.with_name(f".{path.name}.part")
+    trainer.save_checkpoint(part)  # ends when all processes are done
+    if trainer.is_global_zero:
+        write_text(part / _STEP, str(trainer.global_step))
+        replace_folder(part, path)
+    trainer.strategy.barrier()
+
+
 def step_of(path: str | Path) -> int:
     """The optimizer step at which a checkpoint was saved; its tensors stay on the disk.
 
     Raises:
         KitError: the file is missing or damaged.
     """
+    if Path(path).is_dir():
+        try:
+            return int((Path(path) / _STEP).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise KitError(f"the checkpoint {path} is damaged; delete it to start this stage anew") from error
     return int(_load(path, map_location="cpu", mmap=True)["global_step"])
 
 

@@ -139,6 +139,13 @@ def _evaluate(files: list[str], overrides: list[str]) -> int:
     return 0
 
 
+def _study(files: list[str], overrides: list[str]) -> int:
+    _no_files("study", files)
+    from kit.study import main
+
+    return main(overrides)
+
+
 def _info(files: list[str], overrides: list[str]) -> int:
     _no_files("info", files)
     from kit.config import compose
@@ -232,17 +239,40 @@ decoding.*           see configs/decoding/streaming.yaml""",
         "measure error rates on held-out data",
         "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [decoding=NAME] [out=FILE]",
         """Prints a table by language and domain: character error rate for Mandarin and code-switch, word error rate
-for English, phoneme error rate of the phoneme head.
+for English, phoneme error rate of the phoneme head; and how many names were found, hints recited, texts made up.
 
 examples:
   python -m kit evaluate
+  python -m kit evaluate hints_from=homophone              does it write the name that was said, or the one it was told?
   python -m kit evaluate decoding=chunked out=report.json
   python -m kit evaluate data=manifest data.test=my/utterances.jsonl
+  python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
+  python -m kit evaluate split=silence                     how often silence and noise become words
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-split=NAME           part of the data (default: test)
+split=NAME           part of the data (default: all that are held out), or silence: clips without speech
+noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
+noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
+hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
 out=FILE             write the figures as JSON too""",
         _evaluate,
+    ),
+    "study": Command(
+        "compare ways of training over several seeds",
+        "study name=NAME [seeds=[1,2,3]] [key=value ...]",
+        """Trains and evaluates every arm of a study with every seed, as nested runs in MLflow, then prints a table of
+means and deviations and writes it, with figures, to runs/studies/NAME. What arms and studies have in common is trained
+once; interrupted, the same command goes on from there. Without a name it lists the studies that there are.
+
+examples:
+  python -m kit study
+  python -m kit study name=ia_sft
+  python -m kit study name=ia_sft seeds=[1] trainer.max_steps=20     to see that everything runs
+
+name=NAME            a file in configs/study, or in study/ in a folder of your own given by configs=FOLDER
+seeds=[1,2,3]        instead of the study's
+Any other value of configs/ holds for all stages and evaluations of all arms.""",
+        _study,
     ),
     "info": Command(
         "describe a model: its parts and their sizes",

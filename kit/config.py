@@ -28,8 +28,23 @@ from kit.files import write_text
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 # Values that may be null have no type to learn from their default.
-_OPTIONAL = {"init": str, "checkpoint": str, "out": str, "threads": int, "trainer.validate_every": int}
-_FREE = {"configs", "trainer.devices"}  # a text, a number or a list are all right
+_OPTIONAL = {
+    "init": str,
+    "checkpoint": str,
+    "out": str,
+    "noise_at": float,
+    "noise_from": str,
+    "augmentation.transforms.noise.folder": str,
+    "augmentation.transforms.reverberation.folder": str,
+    "threads": int,
+    "trainer.validate_every": int,
+    "stage.lora.rank": int,
+    "stage.snapshot": str,
+    "stage.callbacks.swap.limit": int,
+    "hints_from": str,
+    "stage.context.keywords": str,
+}
+_FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
 _TYPES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -53,6 +68,24 @@ _AT_LEAST = {
     "trainer.checkpoint_every": 1,
     "trainer.log_every": 1,
     "trainer.validate_every": 1,
+    "stage.lora.rank": 1,
+    "stage.favor_long": 0,
+    "stage.context.share": 0,
+    "stage.context.absent": 0,
+    "stage.context.distractors": 0,
+    "stage.context.others": 0,
+    "stage.context.reach": 0,
+}
+_AT_MOST = {
+    "stage.context.share": 1,
+    "stage.context.absent": 1,
+    "stage.context.distractors": 1,
+    "stage.context.reach": 1,
+}
+_ONE_OF = {
+    "model.labels": ("phonemes", "characters"),
+    "pipeline": ("auto", "async", "sequential"),
+    "hints_from": ("right", "wrong", "homophone", "mixed"),
 }
 _NAME = re.compile(r"\w[\w.\- ]*")
 
@@ -92,7 +125,12 @@ def for_stage(config: DictConfig, stage: str) -> DictConfig:
 
 def save(config: DictConfig, path: str | Path) -> None:
     """Write `config` with every value resolved, whole or not at all."""
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(_escape(_resolved(config)))))
+    write_text(path, dump(config))
+
+
+def dump(config: DictConfig) -> str:
+    """`config` as YAML with every value resolved, for `load` and `OmegaConf.create`."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(_resolved(config))))
 
 
 def load(path: str | Path) -> DictConfig:
@@ -177,7 +215,8 @@ def _groups(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Group name -> its options, sorted: the folders and the YAML files in them."""
     groups: dict[str, set[str]] = {}
     for file in (file for folder in folders for file in folder.glob("*/*.yaml")):
-        groups.setdefault(file.parent.name, set()).add(file.stem)
+        if file.parent.name != "study":  # a study is no part of a configuration, it makes many
+            groups.setdefault(file.parent.name, set()).add(file.stem)
     return {name: sorted(options) for name, options in groups.items()}
 
 
@@ -292,6 +331,14 @@ def _check_whole(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value < least:
             raise UsageError(f"{key} must be at least {least}, got {value}")
+    for key, most in _AT_MOST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value > most:
+            raise UsageError(f"{key} must be at most {most}, got {value}")
+    for key, options in _ONE_OF.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value not in options:
+            raise UsageError(f"{key} must be one of {', '.join(options)}, or null; got {value}")
     if not _NAME.fullmatch(str(config.experiment)):
         raise UsageError(f"experiment is the name of a folder; {str(config.experiment)!r} cannot be one")
 

@@ -130,6 +130,40 @@ def folder_atomic(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, which may be a folder, a file or nothing; both on the same disk.
+
+    Raises:
+        KitError: the disk does not let it.
+    """
+    old = path.with_name(f".{path.name}.old.part")
+    with _explained(path):
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
+
+
+def folder_once(path: str | Path, fill: Callable[[Path], object]) -> None:
+    """Make the folder `path` by a call of `fill` with a temporary one, unless it is there or another process is faster.
+
+    Raises:
+        KitError: as in `folder_atomic`.
+    """
+    path = Path(path)
+    if path.exists():
+        return
+    try:
+        with folder_atomic(path) as temporary:
+            fill(temporary)
+    except (KitError, OSError):
+        if not path.exists():
+            raise
+
+
 def check_writable(folder: str | Path) -> None:
     """Make `folder` and a trial file in it, so that a long job fails at its start and not at its end.
 

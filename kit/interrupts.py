@@ -40,6 +40,11 @@ class Interrupts:
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 
+    def listen(self) -> None:
+        """Be the only one to hear the signals again, after somebody else began to."""
+        for signum in self._before:
+            signal.signal(signum, self._handle)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from kit.config import for_stage
 from kit.errors import UsageError
 from kit.progress import say
-from kit.runs import Run, export_of, model_fingerprint, newest_export, newest_finished, read_json
+from kit.runs import Run, export_of, model_fingerprint, newest_export, newest_finished, read_json, under_way
+from kit.snapshots import Pretraining
 
 
 @dataclass
@@ -22,17 +24,41 @@ class Plan:
         todo: configurations of the stages to train; the last one is what was asked for.
         exports: stage name -> export folder of an upstream stage; fills up while the plan is carried out.
         init: the export that the last stage starts from instead of its upstream stages.
+        followed: stage name -> run under way, in this command or elsewhere, whose snapshots are taken as they come.
     """
 
     todo: list[DictConfig] = field(default_factory=list)
     exports: dict[str, Path] = field(default_factory=dict)
     init: Path | None = None
+    followed: dict[str, Run] = field(default_factory=dict)
 
     def starts(self, config: DictConfig) -> dict[str, Path]:
-        """Stage name -> export folder, for the stage of `config`."""
+        """Stage name -> export folder, for the stage of `config`; waits for the snapshot of a run under way."""
         init = self.init if config is self.todo[-1] else None
-        starts = {name: self.exports[name] for name in needed(config, init) if name in self.exports}
+        starts = {}
+        for name in needed(config, init):
+            if name in self.followed:
+                starts[name] = first_snapshot(self.followed[name])
+            elif name in self.exports:
+                starts[name] = _taken(config, name, self.exports[name])
         return {**starts, "init": init} if init else starts
+
+    def set_beside(self, pipeline: str) -> DictConfig | None:
+        """Take out of `todo` the stage that another one follows, where it is to be trained in a process of its own."""
+        found = [one for one in self.todo[:-1] if any(follows(other, str(one.stage.name)) for other in self.todo)]
+        ready = [one for one in found if not one.stage.requires]
+        if not ready or not _apart(pipeline, ready[0]):
+            return None
+        self.todo.remove(ready[0])
+        return ready[0]
+
+
+def _apart(pipeline: str, config: DictConfig) -> bool:
+    """Whether two processes are wanted; "auto" wants them where two share cores better than one uses them."""
+    if pipeline != "auto":
+        return pipeline == "async"
+    alone = config.trainer.devices == 1 and config.trainer.accelerator in ("auto", "cpu")
+    return alone and not torch.cuda.is_available() and torch.get_num_threads() > 1
 
 
 def make(config: DictConfig) -> Plan:
@@ -49,6 +75,8 @@ def make(config: DictConfig) -> Plan:
     missing = [str(stage.stage.name) for stage in plan.todo]
     for name, export in plan.exports.items():
         say(f"using {name} from {export.parent}{_steps(export)}")
+    for name, run in plan.followed.items():
+        say(f"following {name} in {run.path}, which another process trains")
     if missing:
         lacking = [name for name in direct if name in missing]
         have = "has no finished run" if len(lacking) == 1 else "have no finished runs"
@@ -63,7 +91,7 @@ def make(config: DictConfig) -> Plan:
 def needed(config: DictConfig, init: Path | None = None) -> list[str]:
     """The stages that a stage builds on directly; those that only give parts which `init` has are left out."""
     stage = config.stage
-    names = [str(name) for name in stage.get("requires", [])]
+    names = list(dict.fromkeys(str(name) for name in stage.get("requires", [])))
     if config.model.get("llm", {}).get("pretrained"):
         names = [name for name in names if name != "language_model"]
     if init is None:
@@ -109,9 +137,37 @@ def _visit(config: DictConfig, names: list[str], plan: Plan, above: tuple[str, .
         if run is not None:
             plan.exports[name] = run.export
             continue
+        living = under_way(config, name)
+        if living is not None and follows(config, name):
+            plan.followed[name] = living
+            continue
         upstream = for_stage(config, name)
         _visit(upstream, needed(upstream), plan, path)
         plan.todo.append(upstream)
+
+
+def follows(config: DictConfig, name: str) -> bool:
+    """Whether a stage begins with the first snapshot of another one rather than with what that ends with."""
+    return bool(config.stage.get("snapshot")) and config.stage.starts_from.get("encoder") == name
+
+
+def _taken(config: DictConfig, name: str, export: Path) -> Path:
+    """What a stage takes from a finished one: its export, or its first snapshot."""
+    if not follows(config, name):
+        return export
+    first = Pretraining(Run(export.parent)).first()
+    return first.path if first else export
+
+
+def first_snapshot(run: Run) -> Path:
+    """The first snapshot of a run under way, waited for; its export if it ends without."""
+    source = Pretraining(run)
+    if source.first() is None:
+        say(f"waiting for the first snapshot of {run.path}")
+    source.wait(lambda: source.first() is not None)
+    found = source.first()
+    assert found is not None
+    return found.path
 
 
 def _steps(export: Path) -> str:

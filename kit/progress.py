@@ -12,16 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing from here on: of several processes that do the same, one tells."""
+    global _muted
+    _muted = True
+
+
 def say(message: str) -> None:
     """One line of what is going on."""
-    print(message, file=sys.stderr, flush=True)
+    if not _muted:
+        print(message, file=sys.stderr, flush=True)
 
 
 def bar() -> Progress:
     """A progress display on standard error that vanishes when done; silent where that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=_muted or not console.is_terminal)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

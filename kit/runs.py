@@ -25,7 +25,22 @@ from kit.files import remove_leftovers, write_text
 ALL_PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
 
 # What has no influence on the weights that a run ends with.
-_IMMATERIAL = {"overrides", "configs", "runs", "cache", "threads", "checkpoint", "split", "out", "decoding", "tracking"}
+_IMMATERIAL = {
+    "overrides",
+    "configs",
+    "runs",
+    "cache",
+    "threads",
+    "checkpoint",
+    "split",
+    "noise_at",
+    "noise_from",
+    "out",
+    "hints_from",
+    "decoding",
+    "tracking",
+    "pipeline",
+}
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,13 @@ def newest_finished(root: Path, experiment: str, stage: str, model: str) -> Run 
     return _newest(run for run in runs_in(root / experiment / stage) if _has_model(run, model))
 
 
+def under_way(config: DictConfig, stage: str) -> Run | None:
+    """The newest run of another stage of the same experiment and model that a living process holds."""
+    folder = Path(config.runs) / str(config.experiment) / stage
+    model = model_fingerprint(config)
+    return next((run for run in reversed(runs_in(folder)) if run.busy() and _has_model(run, model)), None)
+
+
 def newest_export(root: Path, parts: Collection[str] = ALL_PARTS, model: str | None = None) -> Path | None:
     """The export that was finished last over all experiments and stages.
 
@@ -198,6 +220,18 @@ def find_resumable(config: DictConfig) -> Run | None:
         if _same(run, wanted):
             return run
     return None
+
+
+def find_finished(config: DictConfig) -> Run | None:
+    """The newest finished run of the same stage and the same configuration."""
+    wanted = material(config)
+    return next((run for run in reversed(runs_in(stage_folder(config))) if run.finished and _same(run, wanted)), None)
+
+
+def find_busy(config: DictConfig) -> Run | None:
+    """The run of the same stage and the same configuration that a living process holds."""
+    wanted = material(config)
+    return next((run for run in reversed(runs_in(stage_folder(config))) if run.busy() and _same(run, wanted)), None)
 
 
 def material(config: DictConfig) -> str:

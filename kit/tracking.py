@@ -12,6 +12,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,15 @@ class Tracker:
 
     Args:
         config: of the stage that was asked for.
+        name: of the run for the whole command; "fit STAGE" if None.
+        parent: another MLflow run, to nest stages in; one of its own if None.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, name: str | None = None, parent: str | None = None) -> None:
         self.uri = f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}"
         self._client: MlflowClient | None = None
-        self._parent: str | None = None
+        self.parent, self._owner = parent, parent is None
+        self._name = name or f"fit {config.stage.name}"
         self._broken = False
         if config.tracking:
             with self.guarded():
@@ -87,7 +91,7 @@ class Tracker:
             return
         with self.guarded():
             self._log_figures(child, figures)
-            for file in (run.path / "config.yaml", run.metrics):
+            for file in (run.path / "config.yaml", run.metrics, *sorted((run.path / "figures").glob("*"))):
                 if status == "FINISHED" and file.exists():
                     self._api.log_artifact(child, str(file))
             self._api.set_terminated(child, status)
@@ -99,11 +103,30 @@ class Tracker:
             with self.guarded():
                 self._log_figures(child, figures)
 
+    @contextmanager
+    def nested(self, name: str, params: Mapping[str, str]) -> Iterator[Cell]:
+        """A nested run for the time of the block, which may have others nested in it."""
+        cell = Cell(self, None)
+        if self.on:
+            with self.guarded():
+                created = self._create(name, dict(params))
+                cell = Cell(self, created)
+                for key, value in params.items():
+                    self._api.log_param(created, key, value)
+        status = "FAILED"
+        try:
+            yield cell
+            status = "FINISHED"
+        finally:
+            if self.on and cell.run_id:
+                with self.guarded():
+                    self._api.set_terminated(cell.run_id, status)
+
     def finish(self, status: str) -> None:
         """End the run of the whole command."""
-        if self.on and self._parent is not None:
+        if self.on and self.parent is not None and self._owner:
             with self.guarded():
-                self._api.set_terminated(self._parent, status)
+                self._api.set_terminated(self.parent, status)
 
     @property
     def _api(self) -> MlflowClient:
@@ -125,11 +148,12 @@ class Tracker:
         artifacts = (Path(config.runs).resolve() / "artifacts").as_uri()
         self._experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts)
         self._client = client
-        self._parent = client.create_run(self._experiment, run_name=f"fit {config.stage.name}").info.run_id
-        self._log_params(self._parent, config)
+        if self.parent is None:
+            self.parent = client.create_run(self._experiment, run_name=self._name).info.run_id
+            self._log_params(self.parent, config)
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
-        created = self._api.create_run(self._experiment, run_name=name, tags={**tags, _PARENT: str(self._parent)})
+        created = self._api.create_run(self._experiment, run_name=name, tags={**tags, _PARENT: str(self.parent)})
         return created.info.run_id
 
     def _known(self, child: str) -> bool:
@@ -143,7 +167,7 @@ class Tracker:
         before = self._api.get_run(child).data.tags.get(_PARENT)
         if before and self._known(before) and self._api.get_run(before).info.status == "RUNNING":
             self._api.set_terminated(before, "KILLED")
-        self._api.set_tag(child, _PARENT, self._parent)
+        self._api.set_tag(child, _PARENT, self.parent)
         self._api.update_run(child, status="RUNNING")
 
     def _log_params(self, run_id: str, config: DictConfig) -> None:
@@ -156,6 +180,20 @@ class Tracker:
     def _log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
         for key, value in figures.items():
             self._api.log_metric(run_id, _name(key), value)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A nested run: its id (None without MLflow), and a way to add figures to it."""
+
+    tracker: Tracker
+    run_id: str | None
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Add figures."""
+        if self.tracker.on and self.run_id:
+            with self.tracker.guarded():
+                self.tracker._log_figures(self.run_id, figures)
 
 
 class _GuardedLogger(MLFlowLogger):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,25 @@ from datamodules.base import SpeechData
 from datamodules.batch import SpeechBatch
 from kit.audio.augmentation import SpecAugment
 from kit.decoding.phonemes import greedy
+from kit.distributed import share_parameters
 from kit.errors import KitError
 from kit.evaluation.metrics import PhonemeErrorRate
 from kit.model.encoder import WHOLE, Chunk, draw_chunk
-from kit.model.export import load_tensors, read_about
+from kit.model.export import PHONEMES, load_tensors, read_about
+from kit.model.lora import adapt, is_adapter
 from kit.model.losses import ctc_loss
 from kit.model.recognizer import Recognizer
 from kit.optimizer import MuonAdamW
+from kit.text.phonemes import PhonemeInventory
 from kit.text.prompt import TEMPLATE, Prompt
 from kit.text.tokens import load_tokenizer, train_tokenizer
 
 
-def freeze_except(module: nn.Module, patterns: list[str]) -> list[str]:
+def freeze_except(module: nn.Module, patterns: list[str], kept: Collection[str] = ()) -> list[str]:
     """Let only parameters move whose whole name matches one of the regular expressions; returns those names.
+
+    Args:
+        kept: names that stay as they are, whatever the expressions say.
 
     Raises:
         KitError: a pattern matches no parameter.
@@ -46,7 +52,7 @@ def freeze_except(module: nn.Module, patterns: list[str]) -> list[str]:
             )
     moved = []
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in patterns))
+        parameter.requires_grad_(name not in kept and any(re.fullmatch(pattern, name) for pattern in patterns))
         if parameter.requires_grad:
             moved.append(name)
     return moved
@@ -71,7 +77,9 @@ class Stage(L.LightningModule):
     def __init__(self, recognizer: Recognizer, config: DictConfig) -> None:
         super().__init__()
         self.recognizer, self.config = recognizer, config
-        self.trained = freeze_except(recognizer, list(config.stage.trains))
+        self.trained = freeze_except(recognizer, list(config.stage.trains), self._adapt())
+        # As built: a strategy that shards the parameters flattens them.
+        self._dims = {name: parameter.ndim for name, parameter in recognizer.named_parameters()}
         augment = config.stage.get("augment")
         self.augment = SpecAugment(**augment) if augment is not None else None
         self.phoneme_errors = PhonemeErrorRate()
@@ -89,12 +97,26 @@ class Stage(L.LightningModule):
         if "llm" in sources:
             model.llm.config = OmegaConf.create(read_about(sources["llm"])["model"]["llm"]["config"])
         tokenizer = cls._tokenizer(config, data, sources.get("llm")) if "llm" in parts else None
+        if "phoneme_head" in sources:
+            data.use_inventory(PhonemeInventory.load(sources["phoneme_head"] / PHONEMES))
         recognizer = Recognizer(model, parts, tokenizer, data.inventory, pretrained="llm" not in sources)
         for folder in sorted(set(sources.values())):
             load_tensors(recognizer, folder, [part for part, source in sources.items() if source == folder])
         if "encoder" in parts and ("encoder" not in sources or config.stage.get("normalize_anew")):
             recognizer.encoder.set_normalization(*data.normalization())
         return recognizer
+
+    def _adapt(self) -> set[str]:
+        """Give the LLM its adapters where `stage.lora` has a rank; the names that stay as they are because of that."""
+        lora = self.config.stage.get("lora")
+        if not (lora and lora.rank):
+            return set()
+        own = {f"llm.{name}" for name in adapt(self.recognizer.llm, lora)}
+        adapters = [name for name, _ in self.recognizer.named_parameters() if is_adapter(name)]
+        if not any(re.fullmatch(pattern, name) for pattern in self.config.stage.trains for name in adapters):
+            where = "stage.lora.rank is set, but stage.trains leaves the LLM out"
+            raise KitError(f"{where}; add 'llm\\..*' or drop the rank")
+        return own
 
     @staticmethod
     def _tokenizer(config: DictConfig, data: SpeechData, source: Path | None) -> Any:
@@ -114,8 +136,22 @@ class Stage(L.LightningModule):
     def training_step(self, batch: Any, index: int) -> Tensor:
         """One step; Lightning calls it."""
         values = self.loss(batch)
+        loss = values.pop("loss")
+        self.log("train/loss", loss.detach(), batch_size=len(batch), sync_dist=True)
+        # Which others there are differs from batch to batch, so that several processes cannot take their mean.
         self.log_dict({f"train/{name}": value.detach() for name, value in values.items()}, batch_size=len(batch))
-        return values["loss"]
+        return loss
+
+    @property
+    def skips_parameters(self) -> bool:
+        """Whether a step may leave trained parameters without a gradient, which several processes must know."""
+        return False
+
+    def configure_model(self) -> None:
+        """Lightning calls it before training and before validation: with trainer.strategy=fsdp each process keeps only
+        its share of the parameters from here on.
+        """
+        share_parameters(self)
 
     def validation_step(self, batch: SpeechBatch, index: int) -> None:
         """Phoneme error rate of the head and, with an LLM, the loss of the transcripts, on the dev part."""
@@ -131,7 +167,7 @@ class Stage(L.LightningModule):
         if "adaptor" in parts and "llm" in parts:
             speech, sizes = recognizer.adaptor(frames, lengths)
             loss = recognizer.text_loss(speech, sizes, batch.texts)
-            self.log("dev/text_loss", loss, batch_size=len(batch))
+            self.log("dev/text_loss", loss, batch_size=len(batch), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Muon for the hidden matrices and AdamW for the rest, a rate a part, warm-up and cosine over the steps."""
@@ -152,8 +188,10 @@ class Stage(L.LightningModule):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 name = name.removeprefix("recognizer.")
-                matrix = bool(muon) and parameter.ndim == 2 and bool(re.fullmatch(muon.matrices, name))
-                key = (scales.get(name.split(".")[0], 1.0), parameter.ndim > 1, matrix)
+                dims = self._dims.get(name, parameter.ndim)
+                whole = bool(muon) and dims == 2 and not is_adapter(name)  # an adapter is half a matrix
+                matrix = whole and bool(re.fullmatch(muon.matrices, name))
+                key = (scales.get(name.split(".")[0], 1.0), dims > 1, matrix)
                 groups.setdefault(key, []).append(parameter)
         return [
             {
@@ -177,9 +215,7 @@ class Stage(L.LightningModule):
         """Share of the stage's steps that are done."""
         return self.global_step / max(1, self.config.trainer.max_steps)
 
-    def heard(
-        self, batch: SpeechBatch, middle: bool = False, views: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def heard(self, batch: SpeechBatch, middle: bool = False, views: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normalize, augment and encode a training batch under a drawn chunk: frames, lengths, the middle's frames.
 
         With several views all utterances stand one view behind the other: deformed once, masked differently.
@@ -207,7 +243,7 @@ class TranscriptStage(Stage):
         """Cross-entropy of the transcripts, plus `stage.loss.ctc` times the phoneme CTC loss."""
         frames, lengths, _ = self.heard(batch)
         speech, sizes = self.recognizer.adaptor(frames, lengths)
-        loss = text = self.recognizer.text_loss(speech, sizes, batch.texts)
+        loss = text = self.recognizer.text_loss(speech, sizes, batch.texts, self.hints(batch))
         values = {"text": text}
         weight = self.config.stage.loss.get("ctc", 0.0)
         if weight:
@@ -215,6 +251,17 @@ class TranscriptStage(Stage):
             values["ctc"] = ctc_loss(logits, lengths, batch.phonemes, batch.phoneme_lengths)
             loss = text + weight * values["ctc"]
         return {"loss": loss, **values}
+
+    @property
+    def skips_parameters(self) -> bool:
+        """The phoneme head's, where it is trained and its loss has no weight."""
+        return not self.config.stage.loss.get("ctc", 0.0) and any(
+            name.startswith("phoneme_head.") for name in self.trained
+        )
+
+    def hints(self, batch: SpeechBatch) -> Sequence[Sequence[str]] | None:
+        """Words for the prompt of each utterance; None for no hints at all."""
+        return None
 
 
 def _source(part: str, config: DictConfig, starts: Mapping[str, Path]) -> Path | None:

@@ -6,4 +6,4 @@ from stages.base import TranscriptStage
 
 
 class IterativeSFT(TranscriptStage):
-    """Adaptor and LLM move; the encoder stays the pre-trained one."""
+    """Adaptor and LLM move; the encoder is frozen, and swapped for newer ones of the pre-training (stages/swap.py)."""

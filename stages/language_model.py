@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules.batch import TextBatch
 from kit.model.heads import Adaptor
 from kit.model.recognizer import Recognizer
+from kit.text.phonemes import PhonemeInventory
 from stages.base import Stage
 
 
@@ -61,8 +62,13 @@ class LanguageModel(Stage):
     def __init__(self, recognizer: Recognizer, config: DictConfig) -> None:
         super().__init__(recognizer, config)
         echo = config.stage.echo
-        symbols = len(recognizer.inventory)
+        symbols = len(PhonemeInventory.default())  # whatever the CTC head is trained on
         self.echo = PseudoSpeech(symbols, echo.width, config.model.adaptor, recognizer.llm_width, echo.errors)
+
+    @property
+    def skips_parameters(self) -> bool:
+        """A step of text alone has no use for the pseudo-speech's."""
+        return True
 
     def loss(self, batch: TextBatch) -> dict[str, Tensor]:
         """Echo on `stage.echo.share` of the steps, text alone on the others."""

@@ -38,9 +38,7 @@ class Pretrain(Stage):
             total = total + options.consistency * ramp * values["consistency"]
         return {"loss": total, **values}
 
-    def _scored(
-        self, name: str, logits: Tensor, lengths: Tensor, batch: SpeechBatch, views: int
-    ) -> dict[str, Tensor]:
+    def _scored(self, name: str, logits: Tensor, lengths: Tensor, batch: SpeechBatch, views: int) -> dict[str, Tensor]:
         """CTC of all views under `name`, the kick-start if it is on, and both weighed as "total"."""
         targets, sizes = batch.phonemes.repeat(views, 1), batch.phoneme_lengths.repeat(views)
         ctc = ctc_loss(logits, lengths, targets, sizes, self.config.stage.loss.backend)

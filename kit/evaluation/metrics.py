@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
+from kit.text.keywords import occurs
 from kit.text.normalize import normalize, units
+
+LONGER = 1.5  # times the reference: NIM4-ASR's hallucination is a hypothesis more than 50 % longer ...
+OVERLAP = (
+    0.2  # ... with negligible overlap, for which it gives no figure: fewer of the reference's units found than this
+)
 
 
 class MixedErrorRate(WordErrorRate):
@@ -24,6 +33,61 @@ class PhonemeErrorRate(WordErrorRate):
     def update_strings(self, found: Sequence[Sequence[object]], wanted: Sequence[Sequence[object]]) -> None:
         """Add phoneme strings of B utterances, as ids or as symbols."""
         self.update([" ".join(map(str, row)) for row in found], [" ".join(map(str, row)) for row in wanted])
+
+
+class Share(Metric):
+    """How many of all things counted are of one kind; NaN while nothing was counted."""
+
+    part: Tensor
+    whole: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("part", "whole"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def count(self, kinds: Sequence[bool]) -> None:
+        """Add things, each with whether it is of the kind."""
+        self.part += sum(kinds)
+        self.whole += len(kinds)
+
+    def compute(self) -> Tensor:
+        """From 0 to 1."""
+        return self.part / self.whole
+
+
+class EntityRecall(Share):
+    """Share of the names that stand verbatim, on the borders of units, in the hypotheses. All in normalized form."""
+
+    def update(self, preds: Sequence[str], names: Sequence[Sequence[str]]) -> None:
+        """Add B hypotheses and the names that each should have."""
+        self.count([occurs(name, text) for text, row in zip(preds, names, strict=True) for name in row])
+
+
+class HallucinationRate(Share):
+    """Share of the hypotheses over LONGER times as long as the reference that have less than OVERLAP of it.
+
+    Length and overlap are counted in units (Han characters and Latin words) of the normalized texts; a unit that the
+    reference has twice must be found twice.
+    """
+
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
+        """Add B hypotheses and references."""
+        self.count([_invented(*map(units, pair)) for pair in zip(preds, target, strict=True)])
+
+
+class RecitedRate(Share):
+    """Share of the wrong hints, those that were not said, that the hypotheses have. All in normalized form."""
+
+    def update(self, preds: Sequence[str], target: Sequence[str], hints: Sequence[Sequence[str]]) -> None:
+        """Add B hypotheses, references and lists of hints."""
+        for found, said, row in zip(preds, target, hints, strict=True):
+            self.count([occurs(hint, found) for hint in row if not occurs(hint, said)])
+
+
+def _invented(found: list[str], said: list[str]) -> bool:
+    common = (Counter(found) & Counter(said)).total()
+    return len(found) > LONGER * len(said) and common < OVERLAP * max(1, len(said))
 
 
 def rate_of_language(language: str) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,16 @@ from rich.table import Table
 from kit.decoding.engine import Engine
 from kit.decoding.offline import recognize
 from kit.evaluation import streaming
-from kit.evaluation.metrics import RATE_NAMES, MixedErrorRate, PhonemeErrorRate, rate_of_language
+from kit.evaluation.hints import Names
+from kit.evaluation.metrics import (
+    RATE_NAMES,
+    EntityRecall,
+    HallucinationRate,
+    MixedErrorRate,
+    PhonemeErrorRate,
+    RecitedRate,
+    rate_of_language,
+)
 from kit.files import write_text
 from kit.model.export import load_export
 from kit.model.recognizer import Recognizer
@@ -30,6 +39,11 @@ if TYPE_CHECKING:
 STREAMING = {"chunk": 16, "left": 4}  # the paper's 640 ms chunks that see four earlier ones
 FRAME_MS = 40
 EXAMPLES = 5
+SHARES = {
+    "entity recall": "names found",
+    "recited": "wrong hints recited",
+    "hallucination": "utterances hallucinated",
+}
 
 
 @dataclass(frozen=True)
@@ -44,13 +58,23 @@ class Scored:
     hypothesis: str | None
     phonemes: list[str]
     reference_phonemes: list[str]
+    names: list[str] = field(default_factory=list)  # that the reference has
+    hints: list[str] = field(default_factory=list)  # that the recognizer was given
 
 
-def decode_part(recognizer: Recognizer, data: SpeechData, part: str, decoding: DictConfig) -> Iterator[Scored]:
-    """Recognize every utterance of a part."""
-    for batch in data.part_dataloader(part):
+def decode_part(
+    recognizer: Recognizer,
+    data: SpeechData,
+    part: str,
+    decoding: DictConfig,
+    names: Names,
+    noise_at: float | None = None,
+) -> Iterator[Scored]:
+    """Recognize every utterance of a part, with its hints, in noise at so many dB where that is given."""
+    for batch in data.part_dataloader(part, noise_at):
         batch = batch.to(recognizer.device)
-        found = recognize(recognizer, batch.features, batch.lengths, decoding)
+        hints = [names.hints(cut, text) for cut, text in zip(batch.cuts, batch.texts, strict=True)]
+        found = recognize(recognizer, batch.features, batch.lengths, decoding, hints)
         for row, (cut, hypothesis) in enumerate(zip(batch.cuts, found, strict=True)):
             wanted = batch.phonemes[row, : batch.phoneme_lengths[row]].tolist()
             domain = (cut.supervisions[0].custom or {}).get("domain", "-")
@@ -63,11 +87,17 @@ def decode_part(recognizer: Recognizer, data: SpeechData, part: str, decoding: D
                 hypothesis=None if hypothesis.text is None else normalize(hypothesis.text),
                 phonemes=data.inventory.decode(hypothesis.phonemes),
                 reference_phonemes=data.inventory.decode(wanted),
+                names=names.said(cut, batch.texts[row]),
+                hints=hints[row],
             )
 
 
 def rates(rows: list[Scored]) -> dict[str, float]:
-    """Error rates in percent: PER of the head; with an LLM also MER, and the customary rate of each language."""
+    """Error rates in percent: PER of the head; with an LLM also MER, the customary rate of each language, the share of
+    hallucinated utterances and, where there is anything to count, of names found and of wrong hints recited.
+    """
+    if not any(row.reference for row in rows):
+        return in_silence(rows)
     mixed, phonemes = MixedErrorRate(), PhonemeErrorRate()
     phonemes.update_strings([row.phonemes for row in rows], [row.reference_phonemes for row in rows])
     result = {"PER": _percent(phonemes)}
@@ -80,7 +110,27 @@ def rates(rows: list[Scored]) -> dict[str, float]:
         rate = rate_of_language(language)
         rate.update([row.hypothesis or "" for row in chosen], [row.reference for row in chosen])
         result[f"{language} {RATE_NAMES.get(language, 'MER')}"] = _percent(rate)
-    return result
+    return {**result, **_shares(rows)}
+
+
+def in_silence(rows: list[Scored]) -> dict[str, float]:
+    """In how many clips without speech something was heard, and their share in percent: a text, or phonemes if there
+    is no LLM.
+    """
+    texts = all(row.hypothesis is not None for row in rows)
+    count = sum(bool(row.hypothesis if texts else row.phonemes) for row in rows)
+    name = "with text" if texts else "with phonemes"
+    return {name: count, f"{name}, %": round(100 * count / max(1, len(rows)), 2)}
+
+
+def _shares(rows: list[Scored]) -> dict[str, float]:
+    texts, references = [row.hypothesis or "" for row in rows], [row.reference for row in rows]
+    invented, recall, recited = HallucinationRate(), EntityRecall(), RecitedRate()
+    invented.update(texts, references)
+    recall.update(texts, [row.names for row in rows])
+    recited.update(texts, references, [row.hints for row in rows])
+    shares = {"hallucination": invented, "entity recall": recall, "recited": recited}
+    return {name: _percent(share) for name, share in shares.items() if share.whole}
 
 
 def _percent(metric: Any) -> float:
@@ -109,16 +159,19 @@ def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dic
     """Decode the parts of `config.split` (all held-out parts if null) in each way and score them.
 
     Returns:
-        plain values: "parts" -> part -> way -> group -> rates in percent and "utterances"; "examples"; "seconds" of
-        audio and of decoding.
+        plain values: "names" and "hints" -> where they are from; "noise_at" -> dB; "parts" -> part -> way -> group ->
+        rates in percent and "utterances"; "examples"; "seconds" of audio and of decoding.
     """
+    data.use_inventory(recognizer.inventory)
     if config.decoding.stream:
         return measure_streams(config, recognizer, data)
+    names = Names(data, config.split, config.hints_from)
     report: dict[str, Any] = {"parts": {}, "examples": [], "seconds": {"audio": 0.0, "decoding": 0.0}}
+    report.update(_about(names, config))
     for part in [config.split] if config.split else data.test_parts():
         for way, decoding in ways(config.decoding).items():
             begin = time.perf_counter()
-            rows = list(decode_part(recognizer, data, part, decoding))
+            rows = list(decode_part(recognizer, data, part, decoding, names, config.noise_at))
             report["seconds"]["decoding"] += time.perf_counter() - begin
             report["seconds"]["audio"] += sum(row.seconds for row in rows)
             scores = {name: {"utterances": len(chosen), **rates(chosen)} for name, chosen in groups(rows).items()}
@@ -128,20 +181,27 @@ def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dic
     return report
 
 
+def _about(names: Names, config: DictConfig) -> dict[str, Any]:
+    source = "annotated" if names.annotated else "mined"
+    return {"names": source, "hints": names.kind or "none", "noise_at": config.noise_at}
+
+
 def measure_streams(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dict[str, Any]:
     """As `measure`, by sessions that hear the audio as it comes, beside the same decoding with one maximal chunk.
 
     Returns:
-        also "latency" -> part -> figures, and "silence" -> kind -> clips and those with text.
+        also "latency" -> part -> figures, and "silence" -> kind -> clips and those with text, unless they are the part.
     """
     streamed = streaming.needs_timing(config.decoding)
     name = f"stream, {config.decoding.chunk * FRAME_MS} ms"
     ways = {"whole": streaming.offline(config.decoding), name: streamed}
+    names = Names(data, config.split, config.hints_from)
     report: dict[str, Any] = {"parts": {}, "examples": [], "latency": {}, "seconds": {"audio": 0.0, "decoding": 0.0}}
+    report.update(_about(names, config))
     for part in [config.split] if config.split else data.test_parts():
         for way, decoding in ways.items():
-            *found, engine = streaming.listen_to_part(recognizer, data, part, decoding)
-            rows = [_scored(cut, text, wanted, heard, data) for cut, text, wanted, heard in found]
+            *found, engine = streaming.listen_to_part(recognizer, data, part, decoding, names, config.noise_at)
+            rows = [_scored(cut, text, wanted, heard, names) for cut, text, wanted, heard in found]
             scores = {group: {"utterances": len(chosen), **rates(chosen)} for group, chosen in groups(rows).items()}
             report["parts"].setdefault(part, {})[way] = scores
             report["seconds"]["decoding"] += sum(heard.computing for *_, heard in found)
@@ -149,21 +209,25 @@ def measure_streams(config: DictConfig, recognizer: Recognizer, data: SpeechData
             say(f"{part}, {way}: {', '.join(f'{key} {value}' for key, value in scores['all'].items())}")
         report["latency"][part] = streaming.latency([heard for *_, heard in found], engine)
         report["examples"] = report["examples"] or [asdict(row) for row in _spread(rows, EXAMPLES)]
+    if config.split == data.SILENCE:
+        return report
     say("clips without speech")
     report["silence"] = streaming.words_in_silence(Engine(recognizer, config.decoding))
     return report
 
 
-def _scored(cut: Any, text: str, wanted: list[int], heard: streaming.Heard, data: SpeechData) -> Scored:
+def _scored(cut: Any, text: str, wanted: list[int], heard: streaming.Heard, names: Names) -> Scored:
     return Scored(
         id=cut.id,
         language=cut.supervisions[0].language,
         domain=(cut.supervisions[0].custom or {}).get("domain", "-"),
         seconds=cut.duration,
         reference=text,
-        hypothesis=normalize(heard.text),
-        phonemes=data.inventory.decode(heard.phonemes),
-        reference_phonemes=data.inventory.decode(wanted),
+        hypothesis=normalize(heard.text if text else heard.told),
+        phonemes=names.data.inventory.decode(heard.phonemes),
+        reference_phonemes=names.data.inventory.decode(wanted),
+        names=names.said(cut, text),
+        hints=names.hints(cut, text),
     )
 
 
@@ -186,12 +250,17 @@ def show(report: dict[str, Any]) -> None:
     """Print the report on standard output: one table a part, then the examples."""
     console = Console(width=100, highlight=False)
     for part, by_way in report["parts"].items():
-        console.print(_table(part, by_way))
+        if "PER" in next(iter(by_way.values()))["all"]:
+            console.print(_table(part, by_way, _conditions(report)))
+            console.print(_shares_table(by_way))
+        else:
+            console.print(_silence_table(part, by_way))
     for example in report["examples"]:
         said, heard = example["reference"], example["hypothesis"]
         if heard is None:  # no LLM: what the phoneme head heard
             said, heard = (" ".join(example[name]) for name in ("reference_phonemes", "phonemes"))
-        console.print(f"{example['id']}\n  said   {said}\n  heard  {heard}", markup=False)
+        hints = f"\n  hints  {', '.join(example['hints'])}" if example["hints"] else ""
+        console.print(f"{example['id']}{hints}\n  said   {said}\n  heard  {heard}", markup=False)
     for part, figures in report.get("latency", {}).items():
         console.print(_latency_table(part, figures))
     if "silence" in report:
@@ -202,8 +271,28 @@ def show(report: dict[str, Any]) -> None:
     console.print(f"\n{seconds['audio']:.0f} s of audio decoded in {seconds['decoding']:.1f} s, {speed:.0f}x real time")
 
 
-def _table(part: str, by_way: dict[str, Any]) -> Table:
-    table = Table(title=f"{part}: error rates in percent", box=SIMPLE_HEAD, title_justify="left")
+def _conditions(report: dict[str, Any]) -> str:
+    hints = "" if report["hints"] == "none" else f", with hints ({report['hints']})"
+    noise = "" if report["noise_at"] is None else f", in noise at {report['noise_at']:g} dB"
+    return hints + noise
+
+
+def _silence_table(part: str, by_way: dict[str, Any]) -> Table:
+    """Clips without speech by kind: how many there are, and in how many something was heard."""
+    table = Table(title=f"{part}: clips without speech", box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("kind")
+    table.add_column("clips", justify="right")
+    for way, by_kind in by_way.items():
+        what = "with text" if "with text" in by_kind["all"] else "with phonemes"
+        table.add_column(f"{what}\n{way}", justify="right")
+    for kind, scores in next(iter(by_way.values())).items():
+        heard = (list(by_kind[kind].values())[1:] for by_kind in by_way.values())
+        table.add_row(kind, str(scores["utterances"]), *(f"{count} ({share:.0f} %)" for count, share in heard))
+    return table
+
+
+def _table(part: str, by_way: dict[str, Any], conditions: str) -> Table:
+    table = Table(title=f"{part}: error rates in percent{conditions}", box=SIMPLE_HEAD, title_justify="left")
     table.add_column("group")
     table.add_column("utterances", justify="right")
     texts = all("MER" in groups["all"] for groups in by_way.values())
@@ -215,6 +304,19 @@ def _table(part: str, by_way: dict[str, Any]) -> Table:
         for score in (by_way[way][group] for way in by_way):
             cells += [f"{score['PER']:.1f}", *([_text_rate(group, score)] if texts else [])]
         table.add_row(group, str(scores["utterances"]), *cells)
+    return table
+
+
+def _shares_table(by_way: dict[str, Any]) -> Table:
+    """What is no error rate, over all utterances of a part."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("in percent")
+    for way in by_way:
+        table.add_column(way, justify="right")
+    for key, label in SHARES.items():
+        values = [groups["all"].get(key) for groups in by_way.values()]
+        if any(value is not None for value in values):
+            table.add_row(label, *("-" if value is None else f"{value:.1f}" for value in values))
     return table
 
 

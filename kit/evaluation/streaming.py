@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kit.decoding.engine import Engine
 from kit.decoding.events import Event, Final, Partial
 from kit.decoding.session import Session
 from kit.decoding.timing import Timing
+from kit.evaluation.hints import Names
 from kit.model.recognizer import Recognizer
 from kit.text.normalize import normalize, units
 
@@ -52,6 +53,11 @@ class Heard:
     def text(self) -> str:
         """Of all utterances."""
         return " ".join(event.text for _, event in self.events if isinstance(event, Final) and event.text)
+
+    @property
+    def told(self) -> str:
+        """A text that was told, even for a moment; empty if there was none."""
+        return told(event for _, event in self.events)
 
 
 class _Phonemes(DecodingCallback):
@@ -89,6 +95,11 @@ def listen(session: Session, samples: Tensor) -> Heard:
     return heard
 
 
+def told(events: Iterable[Event]) -> str:
+    """The first text in events, final or not."""
+    return next((event.text for event in events if isinstance(event, Final | Partial) and event.text), "")
+
+
 def offline(decoding: DictConfig) -> DictConfig:
     """The same decoding with one maximal chunk and without endpoints: what streaming is compared with."""
     whole = decoding.copy()
@@ -98,14 +109,33 @@ def offline(decoding: DictConfig) -> DictConfig:
     return whole
 
 
-def listen_to_part(recognizer: Recognizer, data: SpeechData, part: str, decoding: DictConfig) -> Iterator[Any]:
+class _Hinted(DecodingCallback):
+    """Gives the same hints all the time, until it is told others."""
+
+    def __init__(self) -> None:
+        self.words: Sequence[str] = ()
+
+    def hints(self, utterance: Utterance) -> Sequence[str]:
+        return self.words
+
+
+def listen_to_part(
+    recognizer: Recognizer,
+    data: SpeechData,
+    part: str,
+    decoding: DictConfig,
+    names: Names,
+    noise_at: float | None = None,
+) -> Iterator[Any]:
     """(cut, reference, reference phonemes, Heard) of every utterance; after the last the engine, for its counts."""
-    engine = Engine(recognizer, decoding)
+    engine, hinted = Engine(recognizer, decoding), _Hinted()
     session = engine.session()
-    for batch in data.part_dataloader(part):
+    session.callbacks.append(hinted)
+    for batch in data.part_dataloader(part, noise_at):
         for row, cut in enumerate(batch.cuts):
             samples = torch.from_numpy(cut.resample(SAMPLE_RATE).load_audio()).mean(0)
             wanted = batch.phonemes[row, : batch.phoneme_lengths[row]].tolist()
+            hinted.words = names.hints(cut, batch.texts[row])
             yield cut, batch.texts[row], wanted, listen(session, samples)
     yield engine
 
@@ -201,7 +231,7 @@ def words_in_silence(engine: Engine, count: int = 200) -> dict[str, dict[str, in
     session = engine.session()
     for kind, samples in silent_clips(count):
         events = session.push(samples) + session.finish()
-        said = any(event.text for event in events if isinstance(event, Final | Partial))
+        said = bool(told(events))
         row = found.setdefault(kind, {"clips": 0, "with text": 0})
         row["clips"] += 1
         row["with text"] += said

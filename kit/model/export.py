@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.errors import KitError
 from kit.files import write_text
+from kit.model.lora import merged
 from kit.model.recognizer import Recognizer
 from kit.text.phonemes import PhonemeInventory
 
@@ -35,7 +36,7 @@ def _tied(recognizer: Recognizer) -> set[str]:
 
 
 def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> None:
-    """Write an export into `folder` (made whole by the caller, see `kit.files.folder_atomic`).
+    """Write an export into `folder` (made whole by the caller, see `kit.files.folder_atomic`), LoRA merged.
 
     Args:
         meta: plain values kept beside the model (stage, run, metrics).
@@ -47,7 +48,7 @@ def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> N
     about = {"format": FORMAT, "parts": list(recognizer.parts), "model": config, "meta": meta}
     tied = _tied(recognizer)
     tensors = {
-        name: value.detach().cpu().contiguous() for name, value in recognizer.state_dict().items() if name not in tied
+        name: value.detach().cpu().contiguous() for name, value in merged(recognizer).items() if name not in tied
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

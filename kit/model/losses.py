@@ -45,7 +45,7 @@ def _chosen(backend: str) -> str:
         raise UsageError(f"stage.loss.backend={backend}: known are {', '.join(BACKENDS)}")
     there = backend != "torch" and importlib.util.find_spec("k2") is not None
     if backend == "k2" and not there:
-        raise UsageError("stage.loss.backend=k2: k2 is not installed; install it for this torch, or write backend=torch")
+        raise UsageError("stage.loss.backend=k2: k2 is not installed; install it for this torch, or write torch")
     return "k2" if there else "torch"
 
 

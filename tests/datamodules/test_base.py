@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -105,3 +106,66 @@ def test_a_damaged_feature_cache_is_named(data, tmp_path):
     (tmp_path / "store" / "features.f16").write_bytes(b"")
     with pytest.raises(KitError, match=r"store is damaged .*; delete that folder"):
         FeatureStore(tmp_path / "store")
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Lets this process be one of several; returns a function from rank and number to what `ask` gives there."""
+
+    def there(rank, processes, ask):
+        with monkeypatch.context() as patch:
+            patch.setattr("datamodules.base.place", lambda: (rank, processes))
+            return ask()
+
+    return there
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_share_an_epoch_evenly(data, places, processes):
+    def epoch():
+        stream = iter(data.train_dataloader())
+        return list(iter(lambda: batch if (batch := next(stream)).position[0] == 0 else None, None))
+
+    shares = [places(rank, processes, epoch) for rank in range(processes)]
+    assert len({len(share) for share in shares}) == 1, "as many batches each"
+    assert len({tuple(batch.position for batch in share) for share in shares}) == 1
+    given = [name for share in shares for batch in share for name in ids(batch)]
+    everything = {cut.id for cut in data.cuts("train")}
+    assert set(given) == everything and len(given) - len(everything) < processes, "all, and few twice"
+
+
+@pytest.mark.parametrize("taken", [2, 30])
+def test_each_of_several_processes_goes_on_where_it_was(data, places, taken):
+    for rank in range(2):
+        data.position = (0, 0)
+        whole = places(rank, 2, lambda: list(islice(data.train_dataloader(), taken + 3)))
+        data.position = whole[taken - 1].position
+        later = places(rank, 2, lambda: list(islice(data.train_dataloader(), 3)))
+        assert [ids(batch) for batch in later] == [ids(batch) for batch in whole[taken:]]
+    data.position = (0, 0)
+
+
+def test_texts_of_several_processes_are_those_of_one_in_turns(places):
+    def some(count):
+        return lambda: [rows for _, rows in islice(TextSampler(1000, 4, seed=1, start=0), count)]
+
+    one, other = (places(rank, 2, some(5)) for rank in range(2))
+    assert [rows for pair in zip(one, other, strict=True) for rows in pair] == some(10)()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 100])
+def test_evaluation_is_shared_so_that_no_mean_changes(data, places, processes):
+    def share():
+        return [cut.id for batch in data.part_dataloader("dev") for cut in batch.cuts]
+
+    shares = [places(rank, processes, share) for rank in range(processes)]
+    counts = Counter(name for names in shares for name in names)
+    assert counts.keys() == {cut.id for cut in data.cuts("dev")} and len(set(counts.values())) == 1
+    assert all(shares), "nobody is left without, who could not take part in the mean"
+
+
+def test_cuts_that_lhotse_hands_out_twice_keep_their_names(data, places):
+    """Fewer utterances than processes: the rest is filled up."""
+    few = CutSet.from_cuts(list(data.cuts("train"))[:2])
+    names = [places(rank, 3, lambda: [cut.id for cuts in data._buckets(few) for cut in cuts]) for rank in range(3)]
+    assert {name for row in names for name in row} == {cut.id for cut in few} and all(len(row) == 1 for row in names)

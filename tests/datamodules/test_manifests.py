@@ -98,3 +98,30 @@ def test_text_that_cannot_be_pronounced_is_left_out_and_counted(folder, capsys):
         file.write('\n{"id": "odd", "audio": "u00.wav", "text": "!!"}')
     assert "odd" not in names(manifest(folder, "data.test_share=0"), "train")
     assert "left out 1 of 21" in capsys.readouterr().err
+
+
+def annotate(folder, entities):
+    lines = [json.loads(line) for line in (folder / "utterances.jsonl").read_text("utf-8").splitlines()]
+    rows = [{**row, "entities": entities} if row["text"] == "导航到外滩" else row for row in lines]
+    (folder / "utterances.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+
+
+def test_names_as_annotated(folder):
+    annotate(folder, ["外滩", "?"])
+    data = manifest(folder, "data.test_share=0")
+    assert data.keywords(["train"]) == ["外滩"]
+    assert {tuple(data.entities(cut) or ()) for cut in data.cuts("train")} == {(), ("外滩",)}
+
+
+def test_names_that_are_no_list_are_named(folder):
+    annotate(folder, "外滩")
+    data = manifest(folder, "data.test_share=0")
+    with pytest.raises(KitError, match=r"the entities of utterance u\d\d are '外滩'; write a list of names"):
+        data.keywords(["train"])
+
+
+def test_rare_words_where_nobody_annotated_names(folder):
+    texts = ["hello radio", *["hello"] * 29]
+    rows = [{"audio": "u00.wav", "id": f"v{index}", "text": text} for index, text in enumerate(texts)]
+    (folder / "utterances.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    assert manifest(folder, "data.test_share=0").keywords(["train"]) == ["radio"]

@@ -5,9 +5,10 @@ import zipfile
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from omegaconf import OmegaConf
 
-from kit.checkpoints import AtomicCheckpointIO, step_of
+from kit.checkpoints import AtomicCheckpointIO, save_checkpoint, step_of
 from kit.errors import KitError
 
 
@@ -121,3 +122,41 @@ def test_remove(tmp_path):
     AtomicCheckpointIO().remove_checkpoint(path)
     AtomicCheckpointIO().remove_checkpoint(path)
     assert not path.exists()
+
+
+class FolderTrainer:
+    """Saves a folder, as DeepSpeed does; fails half-way if asked to."""
+
+    global_step, is_global_zero = 7, True
+
+    def __init__(self, fails=False):
+        self.fails, self.strategy = fails, object.__new__(DeepSpeedStrategy)
+        self.strategy.barrier = lambda *args: None
+
+    def save_checkpoint(self, path):
+        path.mkdir(exist_ok=True)
+        (path / "rank0").write_text("a")
+        if self.fails:
+            raise RuntimeError("as asked")
+        (path / "rank1").write_text("b")
+
+
+@pytest.mark.parametrize("before", ["nothing", "a file", "a folder"])
+def test_a_checkpoint_that_is_a_folder_appears_whole_or_not_at_all(tmp_path, before):
+    path = tmp_path / "last.ckpt"
+    if before == "a file":
+        path.write_text("old")
+    elif before == "a folder":
+        path.mkdir()
+        (path / "old").write_text("old")
+    with pytest.raises(RuntimeError, match="as asked"):
+        save_checkpoint(FolderTrainer(fails=True), path)
+    assert path.exists() == (before != "nothing") and not (path / "rank0").exists()
+    save_checkpoint(FolderTrainer(), path)
+    assert sorted(os.listdir(path)) == ["rank0", "rank1", "step"] and step_of(path) == 7
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_folder_without_its_step_is_damaged(tmp_path):
+    with pytest.raises(KitError, match="is damaged; delete it to start this stage anew"):
+        step_of(tmp_path)

@@ -11,6 +11,7 @@ import toys
 import kit.bench
 import kit.bench_streaming
 import kit.config
+import kit.study
 from kit import cli
 from kit.cli import main, split
 from kit.errors import UsageError
@@ -57,6 +58,8 @@ def test_examples_compose(tmp_path, monkeypatch):
         files, overrides = split(rest)
         if command == "bench":
             (kit.bench_streaming if "streaming" in files else kit.bench).options(overrides)
+        elif command == "study":
+            kit.config.compose(kit.study.options(overrides)[1])
         else:
             kit.config.compose(cli.as_stream(overrides) if command == "stream" else overrides)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from kit.errors import KitError, UsageError, nearest
-from kit.files import check_writable, folder_atomic, remove_leftovers, write_atomic, write_text
+from kit.files import check_writable, folder_atomic, folder_once, remove_leftovers, write_atomic, write_text
 
 
 @contextmanager
@@ -91,6 +91,25 @@ def test_safetensors_on_a_full_disk(tmp_path):
         with folder_atomic(tmp_path / "export") as folder:
             save_file({"a": torch.zeros(100_000)}, folder / "model.safetensors")
     assert names(tmp_path) == []
+
+
+def test_folder_once_makes_it_once(tmp_path):
+    for text in ("first", "second"):
+        folder_once(tmp_path / "made", lambda folder, text=text: (folder / "file").write_text(text))
+    assert (tmp_path / "made" / "file").read_text() == "first"
+
+
+def test_folder_once_lets_a_faster_process_win(tmp_path):
+    def fill(folder):
+        (folder / "file").write_text("slow")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "file").write_text("fast")
+
+    folder_once(tmp_path / "made", fill)
+    assert (tmp_path / "made" / "file").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    with pytest.raises(KeyError):
+        folder_once(tmp_path / "other", lambda folder: {}["missing"])
 
 
 def test_folder_atomic_does_not_take_a_missing_input_for_a_full_disk(tmp_path):

@@ -171,8 +171,6 @@ def test_targets_that_are_wrong_are_named(toy):
 def test_a_trainer_that_lightning_refuses(toy):
     with pytest.raises(UsageError, match="Lightning refuses the trainer section: .*quantum"):
         fit(toy("stage=pretrain", "trainer.accelerator=quantum"))
-    with pytest.raises(UsageError, match="training uses one device so far"):
-        fit(toy("stage=pretrain", "trainer.devices=2", "trainer.accelerator=cpu"))
 
 
 def test_a_runs_folder_that_cannot_be_written_is_told_before_training(toy, tmp_path):

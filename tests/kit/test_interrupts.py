@@ -32,6 +32,15 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_signals_are_heard_again_after_somebody_else_took_them():
+    with pytest.raises(Interrupted), Interrupts() as interrupts:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+        interrupts.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("not reached")
+
+
 def test_a_forked_loader_ignores_ctrl_c_and_dies_of_sigterm():
     with Interrupts():
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

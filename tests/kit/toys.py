@@ -1,8 +1,8 @@
 """A tiny stage and data module that walk through `fit` in a second, and a command line that uses them.
 
 `python toys.py CONFIGS COMMAND ...` is `python -m kit COMMAND ...` on them. KIT_TOY="stage:step:deed" makes a stage do
-a deed when that many steps are done: "raise", "nan", "kill" (as kill -9 does), or "wait:FILE" (write FILE, wait until
-it is gone).
+a deed when that many steps are done: "raise", "refuse" (raise a KitError), "nan", "kill" (as kill -9 does), or
+"wait:FILE" (write FILE, wait until it is gone). Of several processes the one of rank KIT_TOY_RANK (default 0) does it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 import types
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import lightning as L
@@ -22,6 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
+
+import kit.model.export
+from kit.distributed import place
+from kit.errors import KitError
 
 PACKAGE_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -39,8 +44,9 @@ WHOLE = "[encoder, phoneme_head, adaptor, llm]"
 
 
 def write_configs(folder: Path) -> Path:
-    """configs/ with the real config.yaml and trainer group, and toys in the other groups."""
-    shutil.copytree(PACKAGE_CONFIGS / "trainer", folder / "trainer")
+    """configs/ with the real config.yaml, trainer and augmentation groups, and toys in the other groups."""
+    for group in ("trainer", "augmentation"):
+        shutil.copytree(PACKAGE_CONFIGS / group, folder / group)
     shutil.copy(PACKAGE_CONFIGS / "config.yaml", folder)
     stages = {
         "language_model": dict(requires="[]", starts_from="{}", parts="[llm]"),
@@ -56,7 +62,7 @@ def write_configs(folder: Path) -> Path:
     files = {
         f"stage/{name}": STAGE.format(**{"name": name, "report": "false", **values}) for name, values in stages.items()
     }
-    files["model/tiny"] = "name: tiny\nwidth: 6\nllm: {pretrained: null}\n"
+    files["model/tiny"] = "name: tiny\nwidth: 6\ndropout: 0.3\nllm: {pretrained: null}\n"
     files["data/cockpit"] = "_target_: toys.ToyData\nname: toy\n"
     files["decoding/offline"] = "name: offline\n"
     for name, text in files.items():
@@ -80,16 +86,18 @@ class ToyBatch:
 
 
 class ToyStream(torch.utils.data.IterableDataset):
-    """Batch n is a function of n alone."""
+    """Batch n is a function of n alone; several processes take turns."""
 
     def __init__(self, start: int, width: int) -> None:
         self.start, self.width = start, width
+        self.rank, self.size = place()
 
     def __iter__(self):
         position = self.start
         while True:
             position += 1
-            x = torch.randn(8, self.width, generator=torch.Generator().manual_seed(position))
+            number = (position - 1) * self.size + self.rank + 1
+            x = torch.randn(8, self.width, generator=torch.Generator().manual_seed(number))
             yield ToyBatch(x, x.cumsum(1), position)
 
 
@@ -112,8 +120,9 @@ class ToyData(L.LightningDataModule):
         return DataLoader(ToyStream(self.position, self.config.model.width), batch_size=None)
 
     def val_dataloader(self):
-        stream = iter(ToyStream(1000, self.config.model.width))
-        return DataLoader([next(stream) for _ in range(3)], batch_size=None)
+        stream = ToyStream(1000, self.config.model.width)
+        rank, size, stream.rank, stream.size = stream.rank, stream.size, 0, 1
+        return DataLoader(list(islice(stream, 4))[rank::size], batch_size=None)
 
     def state_dict(self):
         return {"position": self.position}
@@ -123,21 +132,22 @@ class ToyData(L.LightningDataModule):
 
 
 class ToyRecognizer(nn.Module):
-    def __init__(self, width: int, parts) -> None:
+    def __init__(self, width: int, parts, dropout: float) -> None:
         super().__init__()
         self.parts = tuple(parts)
-        self.layer = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.3), nn.Linear(width, width))
+        self.layer = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout), nn.Linear(width, width))
 
 
 class ToyStage(L.LightningModule):
     def __init__(self, recognizer: nn.Module, config) -> None:
         super().__init__()
         self.recognizer, self.config = recognizer, config
+        self.spread = 0.0  # how far apart the weights of several processes are
         self.deed = os.environ.get("KIT_TOY", "").split(":", 2)
 
     @classmethod
     def build(cls, config, data, starts) -> ToyRecognizer:
-        recognizer = ToyRecognizer(config.model.width, config.stage.parts)
+        recognizer = ToyRecognizer(config.model.width, config.stage.parts, config.model.dropout)
         for folder in starts.values():
             recognizer.load_state_dict(load_file(folder / "model.safetensors"))
         return recognizer
@@ -150,8 +160,12 @@ class ToyStage(L.LightningModule):
         return loss
 
     def misbehave(self, deed: str) -> None:
+        if place()[0] != int(os.environ.get("KIT_TOY_RANK", "0")):
+            return
         if deed == "raise":
             raise RuntimeError("as asked")
+        if deed == "refuse":
+            raise KitError("this went wrong; mend it")
         if deed == "nan":
             self.recognizer.layer[0].weight.data.fill_(float("nan"))
         elif deed == "kill":
@@ -163,7 +177,15 @@ class ToyStage(L.LightningModule):
                 time.sleep(0.01)
 
     def validation_step(self, batch, index):
-        self.log("dev/loss", (self.recognizer.layer(batch.x) - batch.y).square().mean(), batch_size=len(batch))
+        loss = (self.recognizer.layer(batch.x) - batch.y).square().mean()
+        self.log("dev/loss", loss, batch_size=len(batch), sync_dist=True)
+
+    def on_train_end(self):
+        weights = torch.cat([parameter.detach().flatten() for parameter in self.parameters()])
+        self.spread = float((self.all_gather(weights) - weights).abs().max())
+
+    def on_validation_epoch_end(self):
+        self.log("dev/spread", self.spread)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
@@ -184,8 +206,6 @@ def evaluate(config, export, data):
 
 
 def transcribe_files(paths, export, config):
-    from kit.errors import KitError
-
     for path in paths:
         yield path, KitError(f"{path} is no audio") if "bad" in str(path) else f"text of {Path(path).stem}"
 
@@ -199,7 +219,7 @@ def module(name: str, **members) -> types.ModuleType:
 def upper_floors() -> dict[str, types.ModuleType]:
     """Stand-ins for the modules that the command line reaches by name."""
     return {
-        "kit.model.export": module("kit.model.export", save_export=save_export),
+        "kit.model.export": module("kit.model.export", **{**vars(kit.model.export), "save_export": save_export}),
         "kit.evaluation.report": module("kit.evaluation.report", evaluate=evaluate),
         "kit.decoding.offline": module("kit.decoding.offline", transcribe_files=transcribe_files),
         "kit.model.info": module("kit.model.info", describe=lambda config: f"model {config.model.name}"),

@@ -12,16 +12,19 @@ from small import small_config, small_recognizer
 from kit.errors import KitError
 from kit.model.export import save_export
 from kit.model.recognizer import PARTS
+from kit.plan import needed
 from stages.base import cosine, freeze_except
 from stages.language_model import PseudoSpeech
 
-STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft"]
+STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft", "context_sft", "phoneme_head"]
 MOVES = {
     "language_model": {"llm"},
     "pretrain": {"encoder", "phoneme_head"},
     "align": {"adaptor"},
     "ia_sft": {"adaptor", "llm"},
     "sft": set(PARTS),
+    "context_sft": set(PARTS),
+    "phoneme_head": {"phoneme_head"},
 }
 
 
@@ -34,6 +37,8 @@ def make_stage(name, corpus, starts=None, *overrides):
     recognizer = stage_class.build(config, data, starts or {})
     stage = stage_class(recognizer, config)
     stage.log_dict = lambda *args, **options: None
+    if name == "context_sft":
+        stage.learn_keywords(data)
     return stage, data
 
 
@@ -95,6 +100,19 @@ def test_parts_start_from_the_exports_named(corpus, tmp_path):
     assert stage.recognizer.tokenizer.get_vocab() == second.tokenizer.get_vocab()
 
 
+def test_the_phoneme_head_starts_from_the_stages_that_were_said(corpus, tmp_path):
+    first, second = small_recognizer(seed=5), small_recognizer(("encoder", "phoneme_head"), seed=6)
+    save_export(first, tmp_path / "sft", {})
+    save_export(second, tmp_path / "pretrain", {})
+    starts = {"sft": tmp_path / "sft", "pretrain": tmp_path / "pretrain"}
+    for head, source in (("pretrain", second), ("sft", first)):
+        stage, _ = make_stage("phoneme_head", corpus, starts, "stage.after=sft", f"stage.head={head}")
+        assert set(needed(stage.config)) == {"sft", head}
+        for key, value in stage.recognizer.state_dict().items():
+            wanted = source if key.startswith("phoneme_head") else first
+            assert torch.equal(value, wanted.state_dict()[key]), key
+
+
 def test_init_gives_all_the_parts_it_has(corpus, tmp_path):
     whole = small_recognizer(seed=7)
     save_export(whole, tmp_path / "sft", {})
@@ -145,7 +163,7 @@ def test_the_agreement_of_views_is_ramped(corpus):
     assert stage.loss(batch)["loss"] < 1e3
     stage.progress = lambda: 0.25
     values = stage.loss(batch)
-    assert float(values["loss"] / values["consistency"]) == pytest.approx(0.5e6, rel=1e-2)
+    assert (values["loss"] / values["consistency"]).item() == pytest.approx(0.5e6, rel=1e-2)
 
 
 def test_a_pattern_without_a_parameter_is_refused():

@@ -3,7 +3,14 @@ import random
 import jiwer
 import pytest
 
-from kit.evaluation.metrics import MixedErrorRate, PhonemeErrorRate, rate_of_language
+from kit.evaluation.metrics import (
+    EntityRecall,
+    HallucinationRate,
+    MixedErrorRate,
+    PhonemeErrorRate,
+    RecitedRate,
+    rate_of_language,
+)
 
 WORDS = ["打", "开", "天", "窗", "turn", "on", "the", "radio", "外", "滩"]
 
@@ -50,3 +57,45 @@ def test_the_customary_rate_of_a_language(language, found, wanted, rate):
     metric = rate_of_language(language)
     metric.update([found], [wanted])
     assert float(metric.compute()) == pytest.approx(rate)
+
+
+def test_names_are_found_verbatim_on_the_borders_of_units():
+    recall = EntityRecall()
+    recall.update(["play art", "the party is on", "导航到外滩"], [["art"], ["art", "party"], ["外滩", "外摊"]])
+    assert float(recall.compute()) == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "invented"),
+    [
+        ("a b c d e f", "x y z", True),
+        ("x b c d e f", "x y z", False),  # a third of the reference is there
+        ("a b c d", "x y z", False),  # a third longer
+        ("a b c d e", "x y z", True),
+        ("打开天窗天窗天窗", "播放音乐", True),
+        ("a", "", True),
+        ("", "x y", False),
+        ("x x x x x x x x x x", "x y z v w u", True),  # the same unit again is found once
+    ],
+)
+def test_hallucination_is_longer_and_about_something_else(found, wanted, invented):
+    rate = HallucinationRate()
+    rate.update([found, wanted], [wanted, wanted])
+    assert float(rate.compute()) == pytest.approx(invented / 2)
+
+
+def test_recited_are_wrong_hints_that_come_up():
+    rate = RecitedRate()
+    rate.update(
+        ["去外摊", "去外滩", "art"], ["去外滩", "去外滩", "party"], [["外摊", "外滩"], ["外滩", "春熙路"], ["art"]]
+    )
+    assert float(rate.compute()) == pytest.approx(2 / 3)  # 外滩 was said and counts for nothing
+
+
+def test_shares_in_pieces_are_shares_at_once():
+    pieces, whole = HallucinationRate(), HallucinationRate()
+    found, wanted = sentences(3), sentences(4)
+    whole.update(found, wanted)
+    for one, other in zip(found, wanted, strict=True):
+        pieces.update([one], [other])
+    assert pieces.compute() == whole.compute()

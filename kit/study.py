@@ -1,0 +1,325 @@
+"""Studies: a grid of arms and seeds, trained and evaluated cell by cell, with a table and figures at the end.
+
+Every stage run of a study is known by all that decides its weights, its upstream runs included; so what two arms, or
+two studies, have in common is trained once, and a study that was interrupted goes on where it was. Everything stands
+in <runs>/studies; the table and figures of study NAME in <runs>/studies/NAME.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kit import runs
+from kit.callbacks import duration
+from kit.config import CONFIGS, compose, fingerprint
+from kit.errors import KitError, UsageError, nearest
+from kit.files import write_atomic, write_text
+from kit.plan import Plan, needed
+from kit.progress import say
+from kit.runs import Run
+from kit.tracking import Tracker
+
+EXPERIMENT = "studies"
+_LOOK_SECONDS = 1.0
+# What decides the figures of an evaluation, beside the export.
+_DECIDING = ("data", "decoding", "split", "noise_at", "noise_from", "hints_from", "model.features")
+_KEYS = {"question", "claim", "fit", "seeds", "overrides", "stages", "arms", "evaluate", "measures", "expect", "shared"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What configs/study/NAME.yaml says.
+
+    Attributes:
+        name, question, claim: what is asked, and what the paper says to it.
+        fit: the last stage of every cell.
+        seeds: of every arm.
+        overrides: of all stages and evaluations.
+        stages: stage -> overrides, in all arms.
+        arms: arm -> stage -> overrides.
+        evaluate: evaluation -> overrides of `evaluate`.
+        measures: column -> where its figure stands: (evaluation, way, group, rate) in a report, or (stage, figure) in
+            the metrics of a run.
+        expect: column -> the arm and the one that it should be lower than, [lower, higher].
+        shared: stages that are trained with the first seed only.
+    """
+
+    name: str
+    question: str
+    claim: str
+    fit: str
+    seeds: list[int]
+    overrides: list[str]
+    stages: dict[str, list[str]]
+    arms: dict[str, dict[str, list[str]]]
+    evaluate: dict[str, list[str]]
+    measures: dict[str, list[str]]
+    expect: dict[str, list[str]] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+
+
+def names(folders: Sequence[Path]) -> dict[str, Path]:
+    """The studies that there are; those of later folders come before the kit's own."""
+    return {path.stem: path for folder in (CONFIGS, *folders) for path in sorted((folder / "study").glob("*.yaml"))}
+
+
+def load(name: str, folders: Sequence[Path] = ()) -> Study:
+    """Read a study.
+
+    Raises:
+        UsageError: there is none of this name, or its file says something else than `Study` holds.
+    """
+    known = names(folders)
+    if name not in known:
+        guess = nearest(name, known)
+        hint = f"did you mean {guess}? known: " if guess else "known: "
+        raise UsageError(f"unknown study {name}; {hint}{', '.join(sorted(known))}")
+    content: Any = OmegaConf.to_container(OmegaConf.load(known[name]))
+    wrong = sorted(set(content) - _KEYS) or sorted(_KEYS - {"expect", "shared"} - set(content))
+    if wrong:
+        raise UsageError(f"{known[name]}: {wrong[0]} is missing or no part of a study")
+    content["arms"] = {arm: stages or {} for arm, stages in content["arms"].items()}
+    return Study(name=name, **content)
+
+
+def study(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Path:
+    """Carry a study out, or on, and print its table; returns the folder with table, figures and results.json.
+
+    Args:
+        overrides: for all stages and evaluations, after the study's own.
+        seeds: instead of the study's.
+
+    Raises:
+        KitError: anything that a person can mend; what is done stays done.
+    """
+    base = compose([*overrides, f"experiment={EXPERIMENT}"])
+    folders = [Path(folder) for folder in base.configs or []]
+    found = load(name, folders)
+    work = _Work(found, list(overrides), list(seeds or found.seeds), base)
+    return work.carry_out()
+
+
+def options(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """`name` and `seeds` of the command line, and the overrides that are for configurations."""
+    own = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in ("name", "seeds")}
+    return own, [text for text in overrides if text.partition("=")[0] not in own]
+
+
+def main(overrides: Sequence[str]) -> int:
+    """The command line: carries out the study of `name`, or lists those that there are."""
+    own, rest = options(overrides)
+    if "name" not in own:
+        _list([Path(folder) for folder in compose(rest).configs or []])
+        return 0
+    study(own["name"], rest, _seeds(own["seeds"]) if "seeds" in own else None)
+    return 0
+
+
+def _list(folders: Sequence[Path]) -> None:
+    for name in sorted(names(folders)):
+        print(f"{name}\t{load(name, folders).question}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        found = [int(one) for one in text.strip("[]").split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise UsageError(f"seeds={text}: write whole numbers from 0, for example seeds=[1,2,3]")
+    return found
+
+
+class _Work:
+    """One carrying out of a study."""
+
+    def __init__(self, study: Study, overrides: list[str], seeds: list[int], base: DictConfig) -> None:
+        self.study, self.overrides, self.seeds, self.base = study, overrides, seeds, base
+        self.folder = Path(base.runs) / EXPERIMENT / study.name
+        self.tracker = Tracker(base, name=f"study {study.name}")
+
+    def carry_out(self) -> Path:
+        begun = time.perf_counter()
+        cells = [(arm, seed) for seed in self.seeds for arm in self.study.arms]
+        results: dict[str, dict[str, list[float]]] = {
+            arm: {column: [] for column in self.study.measures} for arm in self.study.arms
+        }
+        status = "FAILED"
+        try:
+            for place, (arm, seed) in enumerate(cells, 1):
+                say(f"study {self.study.name}: {arm}, seed {seed} ({place} of {len(cells)})")
+                for column, value in self._cell(arm, seed).items():
+                    results[arm][column].append(value)
+            status = "FINISHED"
+        finally:
+            self.tracker.finish(status)
+        say(f"study {self.study.name}: {len(cells)} cells in {duration(time.perf_counter() - begun)}")
+        self._write(results)
+        return self.folder
+
+    def _cell(self, arm: str, seed: int) -> dict[str, float]:
+        with self.tracker.nested(f"{arm} seed {seed}", {"arm": arm, "seed": str(seed)}) as cell:
+            trained: dict[str, Run] = {}
+            run = self._train(self.study.fit, arm, seed, trained, cell.run_id)
+            reports = {name: self._evaluated(name, run) for name in self.study.evaluate}
+            values = {column: _figure(where, reports, trained) for column, where in self.study.measures.items()}
+            cell.log(values)
+        return values
+
+    def _train(self, stage: str, arm: str, seed: int, trained: dict[str, Run], tracker: str | None) -> Run:
+        """The finished run of a stage, trained now if there is none; its upstream runs first."""
+        seed = self.seeds[0] if stage in self.study.shared else seed
+        own = [*self.study.overrides, *self.study.stages.get(stage, []), *self.study.arms[arm].get(stage, [])]
+        config = self._composed([*own, f"stage={stage}", f"seed={seed}"])
+        upstream = {name: self._train(name, arm, seed, trained, tracker) for name in needed(config)}
+        keys = {name: runs.material(run.config()) for name, run in upstream.items()}
+        config.lineage = fingerprint(OmegaConf.create(keys), list(keys))
+        run = runs.find_finished(config) or _awaited(config)
+        if run is None:
+            from kit.fit import fit
+
+            plan = Plan(todo=[config], exports={name: one.export for name, one in upstream.items()})
+            fit(config, plan, tracker, report=False)
+            run = runs.find_finished(config)
+            assert run is not None
+        trained[stage] = run
+        return run
+
+    def _evaluated(self, name: str, run: Run) -> dict[str, Any]:
+        """The report of an evaluation, made now if there is none."""
+        config = self._composed([*self.study.overrides, *self.study.evaluate[name], f"seed={self.seeds[0]}"])
+        path = run.path / "evaluations" / f"{fingerprint(config, _DECIDING)[:16]}.json"
+        report = runs.read_json(path)
+        if not report:
+            from kit.evaluation.report import measure
+            from kit.fit import data_module, quiet
+            from kit.model.export import load_export
+
+            say(f"evaluating {run.path}: {name}")
+            with quiet():
+                report = measure(config, load_export(run.export), data_module(config))
+            write_text(path, json.dumps(report, indent=1, ensure_ascii=False, default=float))
+        return report
+
+    def _composed(self, own: Sequence[str]) -> DictConfig:
+        return compose([*own, *self.overrides, f"experiment={EXPERIMENT}"])
+
+    def _write(self, results: Mapping[str, Mapping[str, list[float]]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "results.json", json.dumps({"seeds": self.seeds, "arms": results}, indent=1))
+        text = table(self.study, self.seeds, results)
+        write_text(self.folder / "table.md", text)
+        draw(self.folder / "figure.svg", self.study, results)
+        print(text)
+        say(f"written to {self.folder}: table.md, figure.svg, results.json")
+
+
+def _awaited(config: DictConfig) -> Run | None:
+    """The run of this configuration that another process is training, waited for; None where nobody does."""
+    busy = runs.find_busy(config)
+    if busy is None:
+        return None
+    say(f"waiting for {busy.path}, which another process trains")
+    while busy.busy():
+        time.sleep(_LOOK_SECONDS)
+    return runs.find_finished(config)
+
+
+def _figure(where: Sequence[str], reports: Mapping[str, Any], trained: Mapping[str, Run]) -> float:
+    """A figure of a report, or of a stage's metrics.
+
+    Raises:
+        KitError: there is no such figure.
+    """
+    first, *path = where
+    if first in reports:
+        (part,) = reports[first]["parts"].values()
+        found: Any = part
+    else:
+        found = runs.read_json(trained[first].metrics).get("metrics", {}) if first in trained else {}
+    for key in path:
+        if not isinstance(found, dict) or key not in found:
+            known = ", ".join(found) if isinstance(found, dict) else found
+            raise KitError(f"measure {list(where)}: there is no {key!r}, only {known}; mend the study's measures")
+        found = found[key]
+    return float(found)
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def told(values: Sequence[float]) -> str:
+    """Mean and sample deviation."""
+    mean = statistics.fmean(values)
+    digits = 3 if abs(mean) < 2 else 1
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{deviation}"
+
+
+def verdict(lower: Sequence[float], higher: Sequence[float]) -> str:
+    """Whether one arm is lower than another, by their differences seed by seed.
+
+    "holds" where all seeds say so and the mean difference is more than two standard errors; "reversed" where that is so
+    the other way round; otherwise "not decided".
+    """
+    differences = [one - other for one, other in zip(lower, higher, strict=True)]
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    clear = abs(mean) > 2 * error and len({one > 0 for one in differences}) == 1
+    word = ("holds" if mean < 0 else "reversed") if clear else "not decided"
+    digits = 3 if abs(mean) < 2 else 1
+    return f"{word}: {mean:+.{digits}f} ± {error:.{digits}f}"
+
+
+def table(study: Study, seeds: Sequence[int], results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """The study in Markdown: question, claim, a row an arm with mean and deviation, and what became of expectations."""
+    columns = list(study.measures)
+    rows = [_row("arm", columns), _row("---", ["---"] * len(columns))]
+    rows += [_row(arm, [told(values[column]) for column in columns]) for arm, values in results.items()]
+    lines = [f"**{study.question}** The paper: {study.claim}", "", *rows, ""]
+    lines.append(f"Mean ± deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
+    for column, (lower, higher) in study.expect.items():
+        lines.append(f"{column}, {lower} below {higher}: {verdict(results[lower][column], results[higher][column])}.")
+    lines += ["", f"`python -m kit study name={study.name}`", ""]
+    return "\n".join(lines)
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    return f"| {' | '.join([first, *cells])} |"
+
+
+def draw(path: Path, study: Study, results: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """A panel a measure: a dot a seed, a line at each arm's mean, as SVG."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    columns, arms = list(study.measures), list(results)
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    figure = Figure(figsize=(3.1 * across, 0.9 + down * (0.7 + 0.36 * len(arms))), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharey=True)
+    for place, axes in enumerate(panels.flat):
+        if place >= len(columns):
+            axes.set_visible(False)
+            continue
+        for row, arm in enumerate(arms):
+            values, color = results[arm][columns[place]], f"C{row}"
+            axes.plot(values, [row] * len(values), "o", color=color, alpha=0.6, markersize=5)
+            axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2)
+        axes.set_yticks(range(len(arms)), arms)
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_title(columns[place], fontsize="medium")
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    FigureCanvasSVG(figure)
+    write_atomic(path, lambda file: figure.savefig(file, format="svg"))

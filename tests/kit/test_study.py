@@ -1,0 +1,144 @@
+"""Studies: every arm with every seed, what they share trained once, and a table that says what was found."""
+
+import json
+import statistics
+
+import pytest
+from small import SIZES
+
+from kit import study
+from kit.cli import main
+from kit.errors import KitError, UsageError
+
+STUDY = """
+question: Does a masked view help?
+claim: nothing.
+fit: align
+seeds: [1, 2]
+overrides: [trainer.max_steps=2]
+shared: [language_model]
+stages:
+  pretrain: [stage.batch_seconds=6]
+arms:
+  one: {}
+  other:
+    align: [stage.optimizer.lr=2e-3]
+evaluate:
+  dev: [split=dev, decoding.max_tokens=2]
+measures:
+  PER: [dev, whole, all, PER]
+  loss: [align, dev/text_loss]
+expect:
+  loss: [one, other]
+"""
+
+
+@pytest.fixture
+def where(corpus, tmp_path):
+    folder = tmp_path / "configs/study"
+    folder.mkdir(parents=True)
+    (folder / "views.yaml").write_text(STUDY)
+    return tmp_path, [*SIZES, "data.hours=0.01", f"cache={corpus.cache}", f"runs={tmp_path / 'runs'}", "threads=1"]
+
+
+def started(folder, stage):
+    return sorted((folder / "runs/studies" / stage).iterdir())
+
+
+@pytest.mark.timeout(400)
+def test_a_study_shares_what_its_arms_have_in_common_and_repeats_nothing(where, capsys):
+    folder, common = where
+    command = ["study", "name=views", f"configs={folder / 'configs'}", *common]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    # Two arms with two seeds: the language model once, pre-training once a seed, the rest for each.
+    assert [len(started(folder, stage)) for stage in ("language_model", "pretrain", "align")] == [1, 2, 4]
+    assert "| one |" in first
+    assert "loss, one below other: " in first
+    results = json.loads((folder / "runs/studies/views/results.json").read_text())
+    assert {arm: {column: len(row) for column, row in rows.items()} for arm, rows in results["arms"].items()} == {
+        "one": {"PER": 2, "loss": 2},
+        "other": {"PER": 2, "loss": 2},
+    }
+    assert len(set(results["arms"]["one"]["loss"] + results["arms"]["other"]["loss"])) == 4
+    assert (folder / "runs/studies/views/figure.svg").read_text().startswith("<?xml")
+    nested(folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs/studies").rglob("*.json")}
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+    changed = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert {path.name for path in changed} == {"results.json"}
+
+
+def nested(folder):
+    """The study is a run with a run a cell in it, in which its stages stand, and its measures."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'runs/mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("studies").experiment_id])
+    by_parent = {}
+    for run in found:
+        by_parent.setdefault(run.data.tags.get("mlflow.parentRunId"), []).append(run)
+    (top,) = by_parent[None]
+    assert top.info.run_name == "study views"
+    cells = by_parent[top.info.run_id]
+    assert {run.info.run_name for run in cells} == {f"{arm} seed {seed}" for arm in ("one", "other") for seed in (1, 2)}
+    assert all({"PER", "loss"} <= set(run.data.metrics) and run.info.status == "FINISHED" for run in cells)
+    assert sum(len(by_parent.get(run.info.run_id, [])) for run in cells) == 7
+
+
+def test_without_a_name_the_studies_are_listed(capsys):
+    assert main(["study"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"cr_ctc", "labels", "ia_sft", "chunks", "noise", "context"} <= {line.split("\t")[0] for line in lines}
+
+
+@pytest.mark.parametrize("name", sorted(study.names([])))
+def test_every_study_of_the_kit_can_be_composed(name):
+    from kit.config import compose
+
+    found = study.load(name)
+    assert len(found.seeds) >= 3
+    for arm in found.arms.values():
+        for stage in {*found.stages, *arm, found.fit}:
+            own = [*found.overrides, *found.stages.get(stage, []), *arm.get(stage, [])]
+            compose([*own, f"stage={stage}"])
+    for overrides in found.evaluate.values():
+        compose([*found.overrides, *overrides])
+    known = {*found.evaluate, "pretrain", "align", "ia_sft", "sft", "context_sft"}
+    assert all(where[0] in known for where in found.measures.values())
+    for column, pair in found.expect.items():
+        assert column in found.measures
+        assert set(pair) <= set(found.arms)
+
+
+def test_wrong_names_and_seeds(tmp_path, capsys):
+    assert main(["study", "name=ia_stf"]) == 2
+    assert "unknown study ia_stf; did you mean ia_sft?" in capsys.readouterr().err
+    assert main(["study", "name=ia_sft", "seeds=[one]"]) == 2
+    assert "seeds=[one]: write whole numbers" in capsys.readouterr().err
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/odd.yaml").write_text("question: why\nfits: sft\n")
+    with pytest.raises(UsageError, match="fits is missing or no part of a study"):
+        study.load("odd", [tmp_path])
+
+
+def test_mean_and_deviation():
+    assert study.told([10.0, 12.0, 14.0]) == "12.0 ± 2.0"
+    assert study.told([0.5]) == "0.500"
+
+
+def test_a_verdict_needs_all_seeds_and_two_standard_errors():
+    assert study.verdict([1.0, 2.0, 3.0], [3.0, 4.1, 4.9]).startswith("holds: -2.0")
+    assert study.verdict([3.0, 4.1, 4.9], [1.0, 2.0, 3.0]).startswith("reversed: +2.0")
+    assert study.verdict([1.0, 5.0, 3.0], [3.0, 4.0, 4.9]).startswith("not decided")
+    assert study.verdict([1.0], [3.0]).startswith("not decided")
+    error = statistics.stdev([-2.0, -2.1, -1.9]) / 3**0.5
+    assert study.verdict([1.0, 2.0, 3.0], [3.0, 4.1, 4.9]).endswith(f"± {error:.1f}")
+
+
+def test_a_measure_that_is_nowhere_is_told():
+    reports = {"dev": {"parts": {"dev": {"whole": {"all": {"PER": 3.0}}}}}}
+    assert study._figure(["dev", "whole", "all", "PER"], reports, {}) == 3.0
+    with pytest.raises(KitError, match="there is no 'MER', only PER"):
+        study._figure(["dev", "whole", "all", "MER"], reports, {})
