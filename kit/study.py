@@ -159,11 +159,11 @@ class _Work:
                 say(f"study {self.study.name}: {arm}, seed {seed} ({place} of {len(cells)})")
                 for column, value in self._cell(arm, seed).items():
                     results[arm][column].append(value)
+            say(f"study {self.study.name}: {len(cells)} cells in {duration(time.perf_counter() - begun)}")
+            self.tracker.attach(self._write(results))
             status = "FINISHED"
         finally:
             self.tracker.finish(status)
-        say(f"study {self.study.name}: {len(cells)} cells in {duration(time.perf_counter() - begun)}")
-        self._write(results)
         return self.folder
 
     def _cell(self, arm: str, seed: int) -> dict[str, float]:
@@ -213,14 +213,16 @@ class _Work:
     def _composed(self, own: Sequence[str]) -> DictConfig:
         return compose([*own, *self.overrides, f"experiment={EXPERIMENT}"])
 
-    def _write(self, results: Mapping[str, Mapping[str, list[float]]]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "results.json", json.dumps({"seeds": self.seeds, "arms": results}, indent=1))
+    def _write(self, results: Mapping[str, Mapping[str, list[float]]]) -> list[Path]:
+        """Print the table; write it, the figures and the numbers, and tell where."""
+        table_file, figure, numbers = (self.folder / name for name in ("table.md", "figure.svg", "results.json"))
         text = table(self.study, self.seeds, results)
-        write_text(self.folder / "table.md", text)
-        draw(self.folder / "figure.svg", self.study, results)
+        write_text(numbers, json.dumps({"seeds": self.seeds, "arms": results}, indent=1))
+        write_text(table_file, text)
+        draw(figure, self.study, results)
         print(text)
         say(f"written to {self.folder}: table.md, figure.svg, results.json")
+        return [table_file, figure, numbers]
 
 
 def _awaited(config: DictConfig) -> Run | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,13 @@ class Tracker:
             if self.on and cell.run_id:
                 with self.guarded():
                     self._api.set_terminated(cell.run_id, status)
+
+    def attach(self, files: Iterable[Path]) -> None:
+        """Keep files with the run of the whole command."""
+        if self.on and self.parent is not None:
+            with self.guarded():
+                for file in files:
+                    self._api.log_artifact(self.parent, str(file))
 
     def finish(self, status: str) -> None:
         """End the run of the whole command."""

@@ -24,7 +24,7 @@ class EncoderSwap(L.Callback):
     up to that, and waits while pre-training has not come so far: so a run beside pre-training and a replay of its
     snapshots afterwards give the same weights. With the "free" clock a step takes the newest snapshot that there is.
     Before the last `final` share of the steps, pre-training's own last encoder is taken, whatever its CKA, and waited
-    for if need be. Optimizer state is not touched: the encoder has none here.
+    for if need be. Optimizer state is not touched: the encoder has none here. run.json keeps the swaps.
 
     Args:
         final: share of the steps that are trained on the last encoder.
@@ -109,6 +109,8 @@ class EncoderSwap(L.Callback):
         snapshot.load_into(module.recognizer)
         self.loaded = snapshot.step
         self.swaps.append([trainer.global_step, snapshot.step])
+        if trainer.is_global_zero:
+            Run(Path(trainer.default_root_dir)).note(swaps=self.swaps)
         say(f"{module.config.stage.name} {trainer.global_step}: encoder of pre-training's step {snapshot.step}")
         module.log("encoder_step", float(snapshot.step), batch_size=1, rank_zero_only=True)
 

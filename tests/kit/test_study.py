@@ -81,6 +81,7 @@ def nested(folder):
         by_parent.setdefault(run.data.tags.get("mlflow.parentRunId"), []).append(run)
     (top,) = by_parent[None]
     assert top.info.run_name == "study views"
+    assert {file.path for file in client.list_artifacts(top.info.run_id)} == {"table.md", "figure.svg", "results.json"}
     cells = by_parent[top.info.run_id]
     assert {run.info.run_name for run in cells} == {f"{arm} seed {seed}" for arm in ("one", "other") for seed in (1, 2)}
     assert all({"PER", "loss"} <= set(run.data.metrics) and run.info.status == "FINISHED" for run in cells)

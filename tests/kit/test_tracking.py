@@ -60,6 +60,8 @@ def test_a_stage_is_nested_in_its_command_and_goes_on_when_resumed(database, tmp
     logger = again.begin_stage(run, wanted, {})
     logger.log_metrics({"train/loss": 1.0}, step=2)
     run.metrics.write_text("{}")
+    (run.path / "figures").mkdir()
+    (run.path / "figures/cka.svg").write_text("<svg/>")
     again.end_stage(run, "FINISHED", {"steps": 3})
     again.log(run, {"report/test": 0.5})
     again.finish("FINISHED")
@@ -71,7 +73,7 @@ def test_a_stage_is_nested_in_its_command_and_goes_on_when_resumed(database, tmp
     assert found[found[child].data.tags["mlflow.parentRunId"]].info.status == "FINISHED"
     assert found[child].data.metrics == {"train/loss": 1.0, "steps": 3.0, "report/test": 0.5}
     assert [point.value for point in client(database).get_metric_history(child, "train/loss")] == [2.0, 1.0]
-    assert {file.path for file in client(database).list_artifacts(child)} == {"config.yaml", "metrics.json"}
+    assert {file.path for file in client(database).list_artifacts(child)} == {"config.yaml", "metrics.json", "cka.svg"}
 
 
 def test_a_run_that_was_removed_by_hand_is_made_anew(database, tmp_path):

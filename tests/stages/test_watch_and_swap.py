@@ -89,7 +89,7 @@ def test_alignment_begins_with_the_first_snapshot(replay, where):
 def test_a_replay_takes_each_snapshot_at_its_place_and_ends_with_the_last_encoder(replay):
     pretrain, ia_sft = replay
     # Six of twelve steps go beside steps 6 to 12 of pre-training, the other six come after it.
-    assert swaps(ia_sft) == [[2, 8], [4, 10], [6, 12]]
+    assert swaps(ia_sft) == ia_sft.notes()["swaps"] == [[2, 8], [4, 10], [6, 12]]
     last, found = tensors(pretrain), tensors(ia_sft)
     assert all(torch.equal(found[name], value) for name, value in last.items())
     states = torch.load(ia_sft.checkpoint, weights_only=True)["optimizer_states"][0]["state"].values()
