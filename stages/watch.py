@@ -12,12 +12,12 @@ from torch import Tensor
 
 from datamodules.batch import SpeechBatch
 from kit.errors import UsageError
-from kit.files import write_atomic
+from kit.files import remove_leftovers, write_atomic
 from kit.model.encoder import ConformerEncoder
 from kit.model.representation import linear_cka
 from kit.progress import say
 from kit.runs import Run
-from kit.snapshots import note_progress, publish
+from kit.snapshots import FOLDER, note_progress, publish
 
 
 @torch.no_grad()
@@ -65,6 +65,7 @@ class CkaWatch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Let others see that there is something to wait for."""
         if trainer.is_global_zero:
+            remove_leftovers(_run(trainer).path / FOLDER)  # of snapshots that a killed process was writing
             note_progress(_run(trainer), trainer.global_step)
 
     def on_train_batch_end(
