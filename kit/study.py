@@ -195,9 +195,11 @@ class _Work:
         return run
 
     def _evaluated(self, name: str, run: Run) -> dict[str, Any]:
-        """The report of an evaluation, made now if there is none."""
+        """The report of an evaluation, made now if there is none, in the ways of decoding that are measured."""
         config = self._composed([*self.study.overrides, *self.study.evaluate[name], f"seed={self.seeds[0]}"])
-        path = run.path / "evaluations" / f"{fingerprint(config, _DECIDING)[:16]}.json"
+        wanted = sorted({where[1] for where in self.study.measures.values() if where[0] == name})
+        known = f"{fingerprint(config, _DECIDING)[:16]} {' '.join(wanted)}"
+        path = run.path / "evaluations" / f"{known}.json"
         report = runs.read_json(path)
         if not report:
             from kit.evaluation.report import measure
@@ -206,7 +208,7 @@ class _Work:
 
             say(f"evaluating {run.path}: {name}")
             with quiet():
-                report = measure(config, load_export(run.export), data_module(config))
+                report = measure(config, load_export(run.export), data_module(config), wanted)
             write_text(path, json.dumps(report, indent=1, ensure_ascii=False, default=float))
         return report
 
@@ -243,9 +245,8 @@ def _figure(where: Sequence[str], reports: Mapping[str, Any], trained: Mapping[s
         KitError: there is no such figure.
     """
     first, *path = where
-    if first in reports:
-        (part,) = reports[first]["parts"].values()
-        found: Any = part
+    if first in reports:  # of one part; of none, where the way is not one of this decoding
+        found: Any = next(iter(reports[first]["parts"].values()), {})
     else:
         found = runs.read_json(trained[first].metrics).get("metrics", {}) if first in trained else {}
     for key in path:

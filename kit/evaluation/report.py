@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,8 +155,13 @@ def groups(rows: list[Scored]) -> dict[str, list[Scored]]:
     return result
 
 
-def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dict[str, Any]:
+def measure(
+    config: DictConfig, recognizer: Recognizer, data: SpeechData, wanted: Collection[str] | None = None
+) -> dict[str, Any]:
     """Decode the parts of `config.split` (all held-out parts if null) in each way and score them.
+
+    Args:
+        wanted: names of the ways that are; None for all. Streams are always measured beside the whole.
 
     Returns:
         plain values: "names" and "hints" -> where they are from; "noise_at" -> dB; "parts" -> part -> way -> group ->
@@ -170,6 +175,8 @@ def measure(config: DictConfig, recognizer: Recognizer, data: SpeechData) -> dic
     report.update(_about(names, config))
     for part in [config.split] if config.split else data.test_parts():
         for way, decoding in ways(config.decoding).items():
+            if wanted is not None and way not in wanted:
+                continue
             begin = time.perf_counter()
             rows = list(decode_part(recognizer, data, part, decoding, names, config.noise_at))
             report["seconds"]["decoding"] += time.perf_counter() - begin

@@ -143,3 +143,5 @@ def test_a_measure_that_is_nowhere_is_told():
     assert study._figure(["dev", "whole", "all", "PER"], reports, {}) == 3.0
     with pytest.raises(KitError, match="there is no 'MER', only PER"):
         study._figure(["dev", "whole", "all", "MER"], reports, {})
+    with pytest.raises(KitError, match="there is no '320 ms'"):
+        study._figure(["dev", "320 ms", "all", "PER"], {"dev": {"parts": {}}}, {})
