@@ -148,6 +148,19 @@ def test_one_command_trains_both_beside_each_other(replay, where, capfd):
 
 
 @pytest.mark.timeout(300)
+def test_ctrl_c_saves_and_ends_both(where):
+    folder = where[0] / "stopped"
+    long = ["trainer.max_steps=5000", "trainer.checkpoint_every=5000", "pipeline=async"]
+    both = start(where, "stopped", "ia_sft", *long)
+    wait_for(lambda: [run for run in folder.glob("pretrain/*/metrics.csv") if len(run.read_text()) > 100], both)
+    both.send_signal(signal.SIGINT)
+    assert both.wait(timeout=120) == 130
+    pretrain = newest(where[0], "stopped", "pretrain")
+    assert not pretrain.busy()
+    assert 0 < torch.load(pretrain.checkpoint, weights_only=True)["global_step"] < 5000
+
+
+@pytest.mark.timeout(300)
 def test_a_failure_beside_ends_the_command_with_its_reason(where, capfd):
     common = [*where[1], "stage=ia_sft", "experiment=fails", "pipeline=async"]
     assert main(["fit", *common, "model.encoder.heads=3"]) == 1
