@@ -169,7 +169,7 @@ def _note(pitch: float, draw: Draw) -> np.ndarray:
 
 
 def _sine(phase: np.ndarray) -> np.ndarray:
-    """The sine in single precision: a third of the time."""
+    """The sine in single precision, of a phase that was reduced in double."""
     return np.sin((phase % (2 * np.pi)).astype(np.float32))
 
 

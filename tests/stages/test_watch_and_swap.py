@@ -135,14 +135,29 @@ def test_two_processes_that_crash_and_come_back_end_as_the_replay_did(replay, wh
     assert all(torch.equal(value, expected[name]) for name, value in tensors(ia_sft).items())
 
 
-@pytest.mark.timeout(300)
-def test_one_command_trains_both_beside_each_other(replay, where, capfd):
-    """Without a trigger in so few steps: alignment begins with pre-training's end, as it does one after the other."""
-    beside = fit(where, "async", "ia_sft", "pipeline=async")
+EARLY = {
+    "early_pretrain": "callbacks: {watch: {start: 0.3, every: 2, threshold: 1.1, utterances: 4}}",
+    "early_align": "requires: [language_model, early_pretrain]\n"
+    "starts_from: {encoder: early_pretrain, phoneme_head: early_pretrain}",
+    "early_ia_sft": 'requires: [early_align]\nstarts_from: {"*": early_align}',
+}
+
+
+@pytest.mark.timeout(400)
+def test_one_command_trains_both_beside_each_other(where, tmp_path, capfd):
+    """Stages of one's own, which publish in so few steps: beside each other as one after the other, swaps and all."""
+    (tmp_path / "stage").mkdir()
+    for name, changes in EARLY.items():
+        text = f"defaults: [{name.removeprefix('early_')}, _self_]\nname: {name}\n{changes}\n"
+        (tmp_path / f"stage/{name}.yaml").write_text(text)
+    common = ["early_ia_sft", f"configs={tmp_path}"]
+    beside = fit(where, "async", *common, "pipeline=async")
     printed = capfd.readouterr()
     assert "beside the others" in printed.err
     assert printed.out.count("export: ") == 1
-    after = fit(where, "sequential", "ia_sft", "pipeline=sequential")
+    after = fit(where, "sequential", *common, "pipeline=sequential")
+    assert "beside the others" not in capfd.readouterr().err
+    assert swaps(beside) == swaps(after) == [[2, 8], [4, 10], [6, 12]]
     expected = tensors(after)
     assert all(torch.equal(value, expected[name]) for name, value in tensors(beside).items())
 
