@@ -8,6 +8,8 @@ pretrained LLM needs none of this; `model.llm.pretrained` skips the stage.
 
 from __future__ import annotations
 
+import random
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -16,8 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules.batch import TextBatch
 from kit.model.heads import Adaptor
 from kit.model.recognizer import Recognizer
-from kit.text.phonemes import PhonemeInventory
+from kit.text.keywords import occurs
+from kit.text.phonemes import PhonemeInventory, phonemize
 from stages.base import Stage
+from stages.hints import HintDraw, Inventor, replaced
 
 
 class PseudoSpeech(nn.Module):
@@ -64,6 +68,14 @@ class LanguageModel(Stage):
         echo = config.stage.echo
         symbols = len(PhonemeInventory.default())  # whatever the CTC head is trained on
         self.echo = PseudoSpeech(symbols, echo.width, config.model.adaptor, recognizer.llm_width, echo.errors)
+        self.hints: HintDraw | None = None
+        self.invent: Inventor | None = None
+
+    def on_fit_start(self) -> None:
+        """Lightning has the data module ready."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.config.stage.context.share:
+            self.hints, self.invent = HintDraw.of(self.config.stage.context, data), Inventor(data.texts())
 
     @property
     def skips_parameters(self) -> bool:
@@ -73,10 +85,29 @@ class LanguageModel(Stage):
     def loss(self, batch: TextBatch) -> dict[str, Tensor]:
         """Echo on `stage.echo.share` of the steps, text alone on the others."""
         if float(torch.rand(())) < self.config.stage.echo.share:
-            speech, sizes = self.echo(batch.phonemes)
-            loss = self.recognizer.text_loss(speech, sizes, batch.texts)
+            texts, phonemes, hints = self.with_hints(batch)
+            speech, sizes = self.echo(phonemes)
+            loss = self.recognizer.text_loss(speech, sizes, texts, hints)
             return {"loss": loss, "echo": loss}
         size = len(batch.texts)
         silence = torch.zeros(size, 0, self.recognizer.llm_width, device=self.device)
         loss = self.recognizer.text_loss(silence, torch.zeros(size, dtype=torch.long), batch.texts)
         return {"loss": loss, "text": loss}
+
+    def with_hints(self, batch: TextBatch) -> tuple[list[str], list[list[int]], list[list[str]] | None]:
+        """Texts, their phonemes and hints; some texts say a name that nobody ever heard, and it is among the hints."""
+        if self.hints is None or self.invent is None:
+            return batch.texts, batch.phonemes, None
+        texts, phonemes, hints = list(batch.texts), list(batch.phonemes), []
+        inventory = PhonemeInventory.default()
+        for row, text in enumerate(texts):
+            given = self.hints(text)
+            known = [name for name in given if occurs(name, text)]
+            if known and random.random() < self.config.stage.context.invented:
+                name = random.choice(known)
+                new = self.invent(name)
+                texts[row] = replaced(text, name, new)
+                phonemes[row] = inventory.encode(phonemize(texts[row]))
+                given = [new if one == name else one for one in given]
+            hints.append(given)
+        return texts, phonemes, hints

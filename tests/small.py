@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,20 @@ class SmallCorpus:
         data = CockpitData(config)
         data.prepare_data()
         return data
+
+
+def make_stage(name: str, corpus: SmallCorpus, starts: Any = None, *overrides: str) -> tuple[Any, Any]:
+    """A stage of six steps and its data module, as `fit` makes them."""
+    from stages.hints import HintDraw
+
+    config = small_config(f"stage={name}", "trainer.max_steps=6", *overrides, cache=corpus.cache)
+    module, kind = config.stage._target_.rsplit(".", 1)
+    stage_class = getattr(importlib.import_module(module), kind)
+    data = corpus.data(config)
+    torch.manual_seed(0)
+    recognizer = stage_class.build(config, data, starts or {})
+    stage = stage_class(recognizer, config)
+    stage.log_dict = lambda *args, **options: None
+    if name == "context_sft":
+        stage.draw = HintDraw.of(stage.config.stage.context, data)
+    return stage, data

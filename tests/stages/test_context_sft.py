@@ -11,7 +11,8 @@ from small import small_config
 from kit.callbacks import StepSeed
 from kit.errors import UsageError
 from kit.text.keywords import Keywords
-from stages.context_sft import ContextSFT, HintDraw
+from stages.context_sft import ContextSFT
+from stages.hints import HintDraw
 
 NAMES = ["外滩", "外摊", "春熙路", "春溪路", "春西路", "hotel california", "right", "write", "晴天"]
 NAMES += [f"{one}{two}山" for one in "东南西北" for two in "金木水火土"]
@@ -86,7 +87,7 @@ def stage_of(corpus, config):
 
 def test_keywords_are_those_of_the_training_transcripts(made):
     stage, data = made
-    stage.learn_keywords(data)
+    stage.draw = HintDraw.of(stage.config.stage.context, data)
     wanted = {name for cut in data.cuts("train") for name in cut.supervisions[0].custom["entities"]}
     assert set(stage.draw.keywords.names) == wanted
     assert wanted
@@ -96,7 +97,7 @@ def test_keywords_from_a_file(corpus, tmp_path):
     (tmp_path / "names.txt").write_text("外滩\nbelievers\n", "utf-8")
     where = f"stage.context.keywords={tmp_path / 'names.txt'}"
     stage, data = stage_of(corpus, small_config("stage=context_sft", where, cache=corpus.cache))
-    stage.learn_keywords(data)
+    stage.draw = HintDraw.of(stage.config.stage.context, data)
     assert stage.draw.keywords.names == ("believers", "外滩")
 
 
@@ -105,7 +106,7 @@ def test_a_missing_file_is_named(corpus):
         corpus, small_config("stage=context_sft", "stage.context.keywords=no.txt", cache=corpus.cache)
     )
     with pytest.raises(UsageError, match=r"cannot read the keywords no.txt: No such file .*; give a text file"):
-        stage.learn_keywords(data)
+        stage.draw = HintDraw.of(stage.config.stage.context, data)
 
 
 @pytest.mark.parametrize("value", ["stage.context.share=1.5", "stage.context.absent=-0.1", "stage.favor_long=-1"])
@@ -116,7 +117,7 @@ def test_values_out_of_bounds_are_refused(value):
 
 def test_hints_reach_the_prompt(made, monkeypatch):
     stage, data = made
-    stage.learn_keywords(data)
+    stage.draw = HintDraw.of(stage.config.stage.context, data)
     batch = next(iter(data.train_dataloader()))
     given = []
     tail_ids = stage.recognizer.tail_ids
@@ -133,7 +134,7 @@ def test_hints_reach_the_prompt(made, monkeypatch):
 
 def train(stage, data, steps, first=0):
     """Steps as `fit` takes them: each seeded by its number, the position that of the last batch trained on."""
-    stage.learn_keywords(data)
+    stage.draw = HintDraw.of(stage.config.stage.context, data)
     optimizer = torch.optim.SGD(stage.recognizer.parameters(), lr=0.1)
     seeds = StepSeed(1, "context_sft")
     for step, batch in enumerate(islice(data.train_dataloader(), steps), first):

@@ -1,13 +1,12 @@
 """Each stage trains on the embedded corpus for some steps: exactly the named parameters move, and the loss falls."""
 
-import importlib
 import math
 import re
 from itertools import pairwise
 
 import pytest
 import torch
-from small import small_config, small_recognizer
+from small import make_stage, small_config, small_recognizer
 
 from kit.errors import KitError
 from kit.model.export import save_export
@@ -26,20 +25,6 @@ MOVES = {
     "context_sft": set(PARTS),
     "phoneme_head": {"phoneme_head"},
 }
-
-
-def make_stage(name, corpus, starts=None, *overrides):
-    config = small_config(f"stage={name}", "trainer.max_steps=6", *overrides, cache=corpus.cache)
-    module, kind = config.stage._target_.rsplit(".", 1)
-    stage_class = getattr(importlib.import_module(module), kind)
-    data = corpus.data(config)
-    torch.manual_seed(0)
-    recognizer = stage_class.build(config, data, starts or {})
-    stage = stage_class(recognizer, config)
-    stage.log_dict = lambda *args, **options: None
-    if name == "context_sft":
-        stage.learn_keywords(data)
-    return stage, data
 
 
 def run(stage, data, steps):
