@@ -148,7 +148,7 @@ def check_streaming(graph: bool) -> str:
 
 
 def check_ctc() -> str:
-    """All three operators against the recurrences in double."""
+    """All four operators against the recurrences in double."""
     worst = 0.0
     for seed in range(8):
         draw = torch.Generator().manual_seed(seed)
@@ -169,16 +169,19 @@ def check_ctc() -> str:
         parents, following = pick(width, batch, 4), pick(symbols, batch, 4)
         strings, sizes = pick(symbols, batch, 6, 9), pick(10, batch, 6)
         alphas = ctc_prefix.begin_strings(sizes, 9, exact)
+        spotted = [row[0] for row in (pick(5, 1, 6) * 0, pick(frames + 1, 1, 6), strings, sizes)]
         expected = [
             ctc_reference.psi(*states),
             *ctc_reference.extend(*states, parents, following),
             *ctc_reference.forward_chunk(exact, lengths, strings, sizes, alphas),
+            ctc_reference.spot(exact[0], *spotted)[0],
         ]
         with poisoned():
             found = [
                 ctc_prefix.psi(*single),
                 *ctc_prefix.extend(*single, parents, following),
                 *ctc_prefix.forward_chunk(single[0], lengths, strings, sizes, alphas.float()),
+                ctc_prefix.spot(single[0][0], *spotted)[0],
             ]
         for one, other in zip(found, expected, strict=True):
             possible = other > -5e3

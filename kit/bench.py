@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError, UsageError, nearest
+from kit.options import choose
 
 DEFAULTS = {"device": "auto", "only": "", "seconds": "1", "out": "bench"}
 
@@ -61,15 +62,7 @@ def options(overrides: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: no such option, or seconds that are no number.
     """
-    chosen = dict(DEFAULTS)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key not in chosen:
-            guess = nearest(key, chosen)
-            raise UsageError(
-                f"unknown option {key} of bench; {f'did you mean {guess}?' if guess else ', '.join(chosen)}"
-            )
-        chosen[key] = value
+    chosen = choose("bench", DEFAULTS, overrides)
     try:
         if not 0 < float(chosen["seconds"]) < math.inf:
             raise ValueError

@@ -20,8 +20,9 @@ from kernels.benchmark import commit, device_name
 from kit.audio.features import SAMPLE_RATE
 from kit.decoding.engine import Engine
 from kit.decoding.session import Session
-from kit.errors import KitError, UsageError, nearest
+from kit.errors import KitError, UsageError
 from kit.files import write_text
+from kit.options import choose
 
 DEFAULTS = {
     "model": "tiny", "streams": "1,8", "chunks": "30", "tokens": "8", "minutes": "0", "device": "auto", "out": "bench",
@@ -61,14 +62,7 @@ def options(overrides: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: no such option, or a value that is no number above 0.
     """
-    chosen = dict(DEFAULTS)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key not in chosen:
-            guess = nearest(key, chosen)
-            hint = f"did you mean {guess}?" if guess else ", ".join(chosen)
-            raise UsageError(f"unknown option {key} of bench streaming; {hint}")
-        chosen[key] = value
+    chosen = choose("bench streaming", DEFAULTS, overrides)
     for key in ("streams", "chunks", "tokens"):
         several = key == "streams"
         parts = chosen[key].split(",") if several else [chosen[key]]
@@ -104,7 +98,7 @@ def _recognizer(model: str, device: torch.device) -> Any:
 def _engine(recognizer: Any, streams: int, tokens: int) -> Engine:
     from kit.config import compose
 
-    names = ("endpoint", "gate", "trim", "veto", "timing")
+    names = ("endpoint", "gate", "trim", "veto", "guard", "timing")
     plain = [f"decoding.callbacks.{name}=null" for name in names]
     decoding = compose(["decoding=streaming", f"decoding.max_tokens={tokens}", "decoding.beam=1", *plain]).decoding
     engine = Engine(recognizer, decoding, streams, max_batch=streams, exact=True)

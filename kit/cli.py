@@ -163,6 +163,12 @@ def _bench(files: list[str], overrides: list[str]) -> int:
     return bench(files, overrides)
 
 
+def _hotwords(files: list[str], overrides: list[str]) -> int:
+    from kit.hotwords import main
+
+    return main(files, overrides)
+
+
 def _with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
     """The configuration, and the export that `checkpoint` names or the newest one."""
     from pathlib import Path
@@ -211,6 +217,7 @@ are mixed. A file that cannot be read is told on standard error, the others go o
 examples:
   python -m kit transcribe a.wav b.flac
   python -m kit transcribe a.wav checkpoint=runs/default/sft/20260101-120000
+  python -m kit transcribe a.wav hotwords=names.db         names that are heard become hints (see kit hotwords)
   python -m kit transcribe -- name=with=signs.wav          files only, after --
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)""",
@@ -226,6 +233,7 @@ examples:
   python -m kit stream a.wav realtime=true
   python -m kit stream mic
   python -m kit stream a.wav events=json                    one JSON object an event: began, partial, hotword, final
+  python -m kit stream mic hotwords=names.db                names that are heard become hints (see kit hotwords)
   python -m kit stream a.wav decoding.chunk=8 decoding.left=8       320 ms chunks
   python -m kit stream a.wav decoding.callbacks.endpoint=null       the whole file as one utterance
 
@@ -244,6 +252,7 @@ for English, phoneme error rate of the phoneme head; and how many names were fou
 examples:
   python -m kit evaluate
   python -m kit evaluate hints_from=homophone              does it write the name that was said, or the one it was told?
+  python -m kit evaluate split=unseen hotwords=names.db    names that are heard become hints; retrieval=none for none
   python -m kit evaluate decoding=chunked out=report.json
   python -m kit evaluate data=manifest data.test=my/utterances.jsonl
   python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
@@ -304,6 +313,35 @@ bench streaming times whole sessions with random weights: what a chunk costs, by
   python -m kit bench streaming minutes=10                  also plots the cost of each chunk of a long stream
 options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=bench""",
         _bench,
+    ),
+    "hotwords": Command(
+        "build and search databases of names, so that they are recognized when they are said",
+        "hotwords build|search|stats|add|remove FILE... [key=value ...]",
+        """A database has any number of names under the phonemes that they are said with. What is heard becomes a hint
+for the language model: python -m kit transcribe a.wav hotwords=DB. A list is a text file: a name a line, and behind
+tabs, if wanted, its kind, its weight (1 is usual, more is likelier) and its phonemes (several pronunciations by |).
+
+examples:
+  python -m kit hotwords build names.tsv out=names.db
+  python -m kit hotwords build names.tsv.gz out=names.db threads=8 dense=false
+  python -m kit hotwords search names.db "navigate to the Bund"
+  python -m kit hotwords search names.db "uai4 t an1" nearest=20
+  python -m kit hotwords stats names.db
+  python -m kit hotwords add mine.tsv NIO kind=car weight=2 "phonemes=N IY OW|N AY OW"
+  python -m kit hotwords remove mine.tsv "Old Home"
+
+build NAMES out=DB   done again after a change of the list, it pronounces only the new names; a process that has the
+                     database open goes over to the new one by itself
+  threads=N          processes (default: one a core)
+  dense=false        without the index for names that sound only nearly as what is heard (retrieval=hybrid)
+search DB "..."      exact matches in a text or in phonemes, then the nearest by sound:
+                     exact|near<TAB>distance<TAB>name<TAB>kind<TAB>weight<TAB>phonemes
+  nearest=10         how many strings that sound alike
+  shortest=4         phonemes of an exact match at least
+stats DB             counts by kind, lengths, homophones, sizes
+add LIST NAME        put a name on a personal list (personal=LIST beside hotwords=DB); kind=, weight=, phonemes=
+remove LIST NAME     take it from there, and hide it in the database for who uses the list""",
+        _hotwords,
     ),
 }
 

@@ -42,6 +42,9 @@ _OPTIONAL = {
     "stage.snapshot": str,
     "stage.callbacks.swap.limit": int,
     "hints_from": str,
+    "hotwords": str,
+    "personal": str,
+    "retrieval.shortest": int,
     "stage.context.keywords": str,
 }
 _FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
@@ -63,6 +66,9 @@ _AT_LEAST = {
     "decoding.beam": 1,
     "decoding.rollback": 0,
     "decoding.unstable": 0,
+    "retrieval.most": 1,
+    "retrieval.homophones": 1,
+    "retrieval.shortest": 1,
     "trainer.max_steps": 1,
     "trainer.accumulate": 1,
     "trainer.checkpoint_every": 1,
@@ -110,6 +116,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str
     config = _hydra([f"{item.key_or_group}={item.value()}" for item in chosen], folders)
     for item in values:
         _apply(item, config, groups)
+    _place_hotwords(config)
     OmegaConf.update(config, "overrides", [_escape(text) for text in overrides])
     OmegaConf.update(config, "configs", [str(folder) for folder in folders] or None)
     _check_whole(config)
@@ -258,6 +265,14 @@ def _apply(item: Override, config: DictConfig, groups: Mapping[str, object]) -> 
             (OmegaConf.select(config, parent) if parent else config).pop(name)
         return
     OmegaConf.update(config, key, _value(item, config, groups), force_add=True)
+
+
+def _place_hotwords(config: DictConfig) -> None:
+    """Let retrieval take part in decoding, as one more callback, where there is something to search in."""
+    given = {"database": config.get("hotwords"), "personal": config.get("personal")}
+    options = {key: value for key, value in (config.get("retrieval") or {}).items() if key != "name"}
+    if options and any(given.values()):
+        OmegaConf.update(config, "decoding.callbacks.hotwords", {**options, **given}, force_add=True)
 
 
 def _check_key(key: str, base: DictConfig, groups: Mapping[str, object]) -> None:

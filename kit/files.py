@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -162,6 +163,34 @@ def folder_once(path: str | Path, fill: Callable[[Path], object]) -> None:
     except (KitError, OSError):
         if not path.exists():
             raise
+
+
+@contextmanager
+def held(path: str | Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a file or folder against others who do the same; gives whether that worked.
+
+    The kernel lets go when the holder dies, however it dies.
+
+    Args:
+        wait: until others let go.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield _flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, how: int) -> bool:
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        # Any other answer is that of a network disk without locks: work there must still be possible.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def check_writable(folder: str | Path) -> None:

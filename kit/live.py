@@ -82,11 +82,13 @@ def _teller(kind: str) -> AbstractContextManager[Callable[[Event], None]]:
 
 
 def _plain(event: Event) -> None:
-    """Final texts on standard output, texts under way on standard error."""
+    """Final texts on standard output, texts under way and hotwords on standard error."""
     if isinstance(event, Final):
         print(f"{event.start:.2f}-{event.end:.2f}\t{event.text}", flush=True)
     elif isinstance(event, Partial):
         print(f"  {event.text[: event.stable]}|{event.text[event.stable :]}", file=sys.stderr, flush=True)
+    elif isinstance(event, Hotword):
+        print(f"  hotword: {event.text}", file=sys.stderr, flush=True)
 
 
 class View:

@@ -5,10 +5,7 @@ An export appears whole or not at all, and its presence says that the run is fin
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ from omegaconf import DictConfig
 
 from kit import config as configs
 from kit.errors import KitError, UsageError
-from kit.files import remove_leftovers, write_text
+from kit.files import held, remove_leftovers, write_text
 
 ALL_PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
 
@@ -37,6 +34,9 @@ _IMMATERIAL = {
     "noise_from",
     "out",
     "hints_from",
+    "hotwords",
+    "personal",
+    "retrieval",
     "decoding",
     "tracking",
     "pipeline",
@@ -93,34 +93,20 @@ class Run:
         Raises:
             KitError: another process holds it.
         """
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not _lock(handle):
+        (self.path / "lock").touch()
+        with held(self.path / "lock") as mine:
+            if not mine:
                 raise KitError(f"another process is training {self.path}; wait for it or stop it")
             remove_leftovers(self.path)
             yield
-        finally:
-            os.close(handle)
 
     def busy(self) -> bool:
         """Whether a living process holds the run."""
         try:
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            with held(self.path / "lock") as free:
+                return not free
         except FileNotFoundError:
             return False
-        try:
-            return not _lock(handle)
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Any other answer is that of a network disk without locks: training there must still be possible.
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ in <runs>/studies; the table and figures of study NAME in <runs>/studies/NAME.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -198,7 +199,7 @@ class _Work:
         """The report of an evaluation, made now if there is none, in the ways of decoding that are measured."""
         config = self._composed([*self.study.overrides, *self.study.evaluate[name], f"seed={self.seeds[0]}"])
         wanted = sorted({where[1] for where in self.study.measures.values() if where[0] == name})
-        known = f"{fingerprint(config, _DECIDING)[:16]} {' '.join(wanted)}"
+        known = " ".join([fingerprint(config, _DECIDING)[:16], *names_digest(config), *wanted])
         path = run.path / "evaluations" / f"{known}.json"
         report = runs.read_json(path)
         if not report:
@@ -225,6 +226,14 @@ class _Work:
         print(text)
         say(f"written to {self.folder}: table.md, figure.svg, results.json")
         return [table_file, figure, numbers]
+
+
+def names_digest(config: DictConfig) -> list[str]:
+    """One digest of the hotwords that an evaluation looks for, which change in place; none where there are none."""
+    files = [Path(config.hotwords) / "manifest.json"] if config.hotwords else []
+    files += [Path(config.personal)] if config.personal else []
+    content = b"".join(path.read_bytes() for path in files if path.is_file())
+    return [hashlib.sha256(content).hexdigest()[:16]] if files else []
 
 
 def _awaited(config: DictConfig) -> Run | None:

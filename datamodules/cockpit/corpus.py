@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import sys
 import threading
 from collections import Counter
@@ -41,6 +40,7 @@ from datamodules.cockpit.shards import (
 from datamodules.cockpit.sound import SAMPLE_RATE
 from kit.errors import KitError
 from kit.files import write_atomic, write_text
+from kit.processors import processors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -76,7 +76,7 @@ def build(folder: Path, hours: float = 1.5, seed: int = 1, workers: int | None =
         return
     with _lock(folder):
         if not _is_finished(folder, arguments):  # another process may have built it meanwhile
-            _build(folder, arguments, workers or _processors())
+            _build(folder, arguments, workers or processors())
 
 
 def recipe() -> str:
@@ -85,12 +85,6 @@ def recipe() -> str:
     for path in sorted(Path(__file__).parent.glob("*/*.yaml")):
         digest.update(path.read_bytes())
     return f"{RECIPE}-{digest.hexdigest()[:12]}"
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on every system, but it knows what a container may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _is_finished(folder: Path, arguments: Arguments) -> bool:

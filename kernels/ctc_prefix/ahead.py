@@ -23,4 +23,11 @@ KERNELS = [
         {"blank": 0, "FREE": 1, "BS": 128},
         warps=1,
     ),
+    Kernel(
+        code.spot_kernel,
+        dict.fromkeys(("x", "out_score"), "*fp32")
+        | dict.fromkeys(("first", "count", "strings", "sizes", "out_end"), "*i32"),
+        {"blank": 0, "BS": 64, "KIND": tl.float32},
+        warps=1,
+    ),
 ]

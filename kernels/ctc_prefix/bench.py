@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,17 @@ class Strings:
     alphas: Tensor
 
 
+@dataclass(frozen=True)
+class Spots:
+    """Strings to look for, each in frames of its own."""
+
+    log_probs: Tensor
+    first: Tensor
+    count: Tensor
+    strings: Tensor
+    sizes: Tensor
+
+
 def _prefixes(sizes: dict[str, int], device: torch.device) -> Prefixes:
     batch, width, symbols, frames = (sizes[name] for name in ("batch", "width", "symbols", "frames"))
     draw = torch.Generator().manual_seed(1)
@@ -61,23 +72,38 @@ def _strings(sizes: dict[str, int], device: torch.device) -> Strings:
     return Strings(log_probs, torch.full((1,), frames, device=device), strings, lengths, alphas)
 
 
-def _make(sizes: dict[str, int], device: torch.device) -> Prefixes | Strings:
+def _spots(sizes: dict[str, int], device: torch.device) -> Spots:
+    count, longest, symbols, frames = (sizes[name] for name in ("spotted", "longest", "symbols", "frames"))
+    draw = torch.Generator().manual_seed(1)
+    log_probs = (4 * torch.randn(2 * frames, symbols, generator=draw)).log_softmax(-1).to(device)
+    first = torch.randint(0, frames + 1, (count,), generator=draw).to(device)
+    strings = torch.randint(1, symbols, (count, longest), generator=draw).to(device)
+    return Spots(log_probs, first, torch.full_like(first, frames), strings, torch.full_like(first, longest))
+
+
+def _make(sizes: dict[str, int], device: torch.device) -> Prefixes | Strings | Spots:
+    if "spotted" in sizes:
+        return _spots(sizes, device)
     return _prefixes(sizes, device) if "width" in sizes else _strings(sizes, device)
 
 
-def _score(module: Any, inputs: Prefixes | Strings) -> tuple[Tensor, ...]:
+def _score(module: Any, inputs: Prefixes | Strings | Spots) -> tuple[Tensor, ...]:
+    if isinstance(inputs, Spots):
+        return module.spot(inputs.log_probs, inputs.first, inputs.count, inputs.strings, inputs.sizes)[:1]
     if isinstance(inputs, Prefixes):
         return module.psi(*inputs.states), *module.extend(*inputs.states, *inputs.survivors)
     alphas, _, _ = module.forward_chunk(inputs.log_probs, inputs.lengths, inputs.strings, inputs.sizes, inputs.alphas)
     return (ctc_prefix.total(alphas, inputs.sizes),)
 
 
-def _provider(module: Any, inputs: Prefixes | Strings, case: Case) -> Call:
+def _provider(module: Any, inputs: Prefixes | Strings | Spots, case: Case) -> Call:
     return partial(_score, module, inputs)
 
 
-def _reference(inputs: Prefixes | Strings, case: Case) -> tuple[Tensor, ...]:
+def _reference(inputs: Prefixes | Strings | Spots, case: Case) -> tuple[Tensor, ...]:
     """The loop in double."""
+    if isinstance(inputs, Spots):
+        return _score(reference, replace(inputs, log_probs=inputs.log_probs.double()))
     if isinstance(inputs, Prefixes):
         states = tuple(x.double() if x.is_floating_point() else x for x in inputs.states)
         return _score(reference, Prefixes(states, inputs.survivors))
@@ -85,8 +111,8 @@ def _reference(inputs: Prefixes | Strings, case: Case) -> tuple[Tensor, ...]:
     return _score(reference, Strings(log_probs, inputs.lengths, inputs.strings, inputs.sizes, alphas))
 
 
-def _ctc_loss(inputs: Prefixes | Strings, case: Case) -> Call:
-    if isinstance(inputs, Prefixes) or case.sizes["frames"] < inputs.strings.shape[2]:
+def _ctc_loss(inputs: Prefixes | Strings | Spots, case: Case) -> Call:
+    if not isinstance(inputs, Strings) or case.sizes["frames"] < inputs.strings.shape[2]:
         raise NotImplementedError("scores whole strings over whole utterances only")
     count = inputs.strings.shape[1]
     expanded = inputs.log_probs.transpose(0, 1).expand(-1, count, -1)
@@ -105,7 +131,7 @@ def _case(name: str, devices: tuple[str, ...] = ("cpu", "cuda"), **sizes: int) -
         moved = 4.0 * batch * (frames * symbols + width * symbols + 6 * width * frames)
         work = 4.0 * batch * width * frames * (symbols + 10)
     else:
-        states = sizes["count"] * (2 * sizes["longest"] + 1)
+        states = sizes.get("count", sizes.get("spotted", 0)) * (2 * sizes["longest"] + 1)
         moved = 4.0 * (sizes["frames"] * sizes["symbols"] + 2 * states)
         work = 10.0 * states * sizes["frames"]
     return Case(name, partial(_make, sizes), sizes, moved, work, devices, tolerance=1e-4)
@@ -119,6 +145,8 @@ SUITE = Suite(
         _case("160 strings of 60, T750", count=160, longest=60, symbols=200, frames=750),
         _case("160 strings of 60, 16 frames", count=160, longest=60, symbols=200, frames=16),
         _case("1024 strings of 12, 16 frames", count=1024, longest=12, symbols=200, frames=16),
+        _case("32 strings of 10 spotted in 40 frames", spotted=32, longest=10, symbols=240, frames=40),
+        _case("1024 strings of 10 spotted in 40 frames", spotted=1024, longest=10, symbols=240, frames=40),
     ],
     providers=[
         Provider("ours", partial(_provider, ctc_prefix)),

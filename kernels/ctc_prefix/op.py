@@ -27,6 +27,10 @@ torch.library.define(
     "(Tensor log_probs, Tensor fresh, Tensor strings, Tensor sizes, Tensor alphas, bool free_start, int blank)"
     " -> (Tensor, Tensor, Tensor)",
 )
+torch.library.define(
+    "kit_kernels::ctc_spot",
+    "(Tensor log_probs, Tensor first, Tensor count, Tensor strings, Tensor sizes, int blank) -> (Tensor, Tensor)",
+)
 
 
 def psi(log_probs: Tensor, lengths: Tensor, r_n: Tensor, r_b: Tensor, last: Tensor, blank: int = 0) -> Tensor:
@@ -129,9 +133,46 @@ def forward_chunk(
     return torch.ops.kit_kernels.ctc_forward_chunk(*arguments, free_start, blank)
 
 
+def spot(
+    log_probs: Tensor, first: Tensor, count: Tensor, strings: Tensor, sizes: Tensor, blank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Look for many strings, each in frames of its own, wherever in them it begins and ends.
+
+    Args:
+        log_probs: (T, V) natural log-probabilities, fp32 or fp64: the frames of all utterances behind one another;
+            below -1e4 they are read as -1e4, above 0 as 0.
+        first: (N,) frame in the T from which each string is looked for.
+        count: (N,) frames in which it is.
+        strings: (N, S) symbols; behind a string's size anything.
+        sizes: (N,) symbols of each string.
+        blank: index of the blank.
+
+    Returns:
+        (N,) the log-probability that frames of these, up to the best end, say just the string: summed over where it
+        begins and over all alignments; at least -500. And (N,) the frame behind that end; 0 where the score is -500.
+
+    Raises:
+        ValueError: an argument's shape, type or device does not fit, or frames are asked for that there are not.
+    """
+    _check_log_probs(log_probs[None], blank)
+    if strings.ndim != 2:
+        raise ValueError(f"strings must be (N, S), not {tuple(strings.shape)}")
+    _check_whole("strings", strings, tuple(strings.shape), log_probs)
+    for name, tensor in {"first": first, "count": count, "sizes": sizes}.items():
+        _check_whole(name, tensor, (len(strings),), log_probs)
+    # On a GPU looking at the numbers would wait for all work before; the kernel never reads beyond the last frame.
+    if log_probs.device.type == "cpu" and bool(((first < 0) | (first + count > len(log_probs))).any()):
+        raise ValueError(f"first and count lead out of the {len(log_probs)} frames of log_probs")
+    arguments = _ready(log_probs, first, count, strings, sizes)
+    if _plain():
+        return _definition.spot(*arguments, blank=blank)
+    return torch.ops.kit_kernels.ctc_spot(*arguments, blank)
+
+
 torch.library.impl("kit_kernels::ctc_prefix_psi", "CPU", vectorized.psi)
 torch.library.impl("kit_kernels::ctc_prefix_extend", "CPU", vectorized.extend)
 torch.library.impl("kit_kernels::ctc_forward_chunk", "CPU", vectorized.forward_chunk)
+torch.library.impl("kit_kernels::ctc_spot", "CPU", vectorized.spot)
 
 
 @torch.library.impl("kit_kernels::ctc_prefix_psi", "CUDA")
@@ -155,6 +196,13 @@ def _(*arguments):  # type: ignore[no-untyped-def]
     return triton_kernels.forward_chunk(*arguments)
 
 
+@torch.library.impl("kit_kernels::ctc_spot", "CUDA")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from kernels.ctc_prefix import triton_kernels
+
+    return triton_kernels.spot(*arguments)
+
+
 @torch.library.register_fake("kit_kernels::ctc_prefix_psi")
 def _(log_probs, lengths, r_n, r_b, last, blank):  # type: ignore[no-untyped-def]
     return r_n.new_empty((*r_n.shape[:2], log_probs.shape[2]))
@@ -170,6 +218,11 @@ def _(log_probs, lengths, r_n, r_b, last, parents, tokens, blank):  # type: igno
 def _(log_probs, fresh, strings, sizes, alphas, free_start, blank):  # type: ignore[no-untyped-def]
     shape = (*sizes.shape, log_probs.shape[1])
     return alphas.new_empty(alphas.shape), alphas.new_empty(shape), alphas.new_empty(shape)
+
+
+@torch.library.register_fake("kit_kernels::ctc_spot")
+def _(log_probs, first, count, strings, sizes, blank):  # type: ignore[no-untyped-def]
+    return log_probs.new_empty(sizes.shape), sizes.new_empty(sizes.shape)
 
 
 def _plain() -> bool:

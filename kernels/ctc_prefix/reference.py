@@ -18,6 +18,7 @@ from torch import Tensor
 
 NOTHING = -1e30  # the logarithm of a probability of zero; finite, so that differences are no NaN
 FLOOR = -1e4  # log-probabilities are read as at least this
+FAINT = -500.0  # what `spot` finds is told as at least this
 
 
 def start(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
@@ -149,3 +150,30 @@ def total(alphas: Tensor, sizes: Tensor) -> Tensor:
     ends = 2 * sizes.long()[..., None]
     last = alphas.gather(-1, (ends - 1).clamp_min(0))[..., 0].masked_fill(sizes == 0, NOTHING)
     return torch.logaddexp(last, alphas.gather(-1, ends)[..., 0])
+
+
+def spot(
+    log_probs: Tensor, first: Tensor, count: Tensor, strings: Tensor, sizes: Tensor, blank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The stretch of frames that contains each string best, by `forward_chunk` with a free start.
+
+    Args:
+        log_probs: (T, V), not above 0.
+        first, count: (N,) where to look for each string: frames [first, first + count).
+        strings: (N, S) symbols.
+        sizes: (N,) their lengths.
+
+    Returns:
+        (N,) the largest log-probability of the string ending at some frame, summed over where it begins and over all
+        alignments, at least FAINT; and (N,) the frame behind that end, 0 for what is FAINT.
+    """
+    frames = torch.arange(int(count.max()) if len(count) else 0, device=log_probs.device)
+    rows = (first[:, None] + torch.minimum(frames, count[:, None] - 1)).clamp(0, max(0, len(log_probs) - 1))
+    alphas = begin_strings(sizes[:, None], strings.shape[1], log_probs)
+    x = log_probs.clamp_max(0.0)[rows]
+    _, at_last, _ = forward_chunk(x, count, strings[:, None], sizes[:, None], alphas, True, blank)
+    if not len(frames):
+        return log_probs.new_full(sizes.shape, FAINT), sizes.new_zeros(sizes.shape)
+    score, end = at_last[:, 0].masked_fill(frames >= count[:, None], NOTHING).max(-1)
+    heard = score > FAINT
+    return torch.where(heard, score, FAINT), torch.where(heard, first + end + 1, 0)

@@ -2,7 +2,7 @@
 
 `psi` needs no recurrence: one program scores a block of the vocabulary for one prefix by an online log-sum-exp over
 frames. `extend` runs both recurrences of one survivor as associative scans over blocks of frames. `forward_chunk`
-keeps the alphas of one string in registers and walks the new frames.
+keeps the alphas of one string in registers and walks the new frames; `spot` does so over each string's own frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 NOTHING = tl.constexpr(-1e30)
 FLOOR = tl.constexpr(-1e4)
+FAINT = tl.constexpr(-500.0)
 
 
 @triton.jit
@@ -133,6 +134,38 @@ def forward_chunk_kernel(
     tl.store(alphas + row * (2 * longest + 1) + s, tl.maximum(a * LN2, NOTHING), mask=s < 2 * longest + 1)
 
 
+@triton.jit
+def spot_kernel(
+    x, first, count, strings, sizes, out_score, out_end, total, longest, x_time, blank: tl.constexpr, BS: tl.constexpr,
+    KIND: tl.constexpr,
+):  # fmt: skip
+    """One string, its states in registers, over its own frames."""
+    row = tl.program_id(0).to(tl.int64)
+    s = tl.arange(0, BS)
+    size, begin = tl.load(sizes + row), tl.load(first + row)
+    frames = tl.minimum(tl.load(count + row), total - begin)
+    label = (s % 2 == 1) & (s < 2 * size)
+    symbol = tl.load(strings + row * longest + s // 2, mask=label, other=blank)
+    before = tl.load(strings + row * longest + s // 2 - 1, mask=label & (s >= 3), other=-1)
+    skips = label & (s >= 3) & (symbol != before)
+    back_one, back_two = tl.maximum(s - 1, 0), tl.maximum(s - 2, 0)
+    a = tl.full([BS], NOTHING, KIND)
+    best, end = tl.full([], NOTHING, KIND), 0
+    for t in range(0, frames):
+        one = tl.where(s == 1, 0.0, tl.where(s >= 2, tl.gather(a, back_one, 0), NOTHING))
+        two = tl.where(skips, tl.gather(a, back_two, 0), NOTHING)
+        emitted = tl.minimum(tl.maximum(tl.load(x + (begin + t).to(tl.int64) * x_time + symbol), FLOOR), 0.0)
+        top = tl.maximum(a, tl.maximum(one, two))
+        a = top + tl.log2(tl.exp2(a - top) + tl.exp2(one - top) + tl.exp2(two - top)) + emitted * LOG2E
+        a = tl.where((s >= 1) & (s < 2 * size), tl.maximum(a, NOTHING), NOTHING)
+        at_last = tl.max(tl.where(s == 2 * size - 1, a, NOTHING), 0)
+        end = tl.where(at_last > best, begin + t + 1, end)
+        best = tl.maximum(best, at_last)
+    heard = best * LN2 > FAINT
+    tl.store(out_score + row, tl.where(heard, best * LN2, FAINT))
+    tl.store(out_end + row, tl.where(heard, end, 0))
+
+
 def psi(log_probs: Tensor, lengths: Tensor, r_n: Tensor, r_b: Tensor, last: Tensor, blank: int = 0) -> Tensor:
     """As `reference.psi`."""
     batch, width, frames = r_n.shape
@@ -177,6 +210,21 @@ def forward_chunk(
         blank=blank, FREE=free_start, BS=size, num_warps=1 if size <= 256 else 4,
     )  # fmt: skip
     return alphas, out_n, out_b
+
+
+def spot(
+    log_probs: Tensor, first: Tensor, count: Tensor, strings: Tensor, sizes: Tensor, blank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """As `reference.spot`."""
+    longest = strings.shape[1]
+    score, end = log_probs.new_empty(sizes.shape), torch.empty_like(sizes)
+    if len(sizes):
+        size = triton.next_power_of_2(2 * longest + 1)
+        spot_kernel[(len(sizes),)](
+            log_probs, first, count, strings, sizes, score, end, len(log_probs), longest, log_probs.stride(0),
+            blank=blank, BS=size, KIND=_kind(log_probs), num_warps=1 if size <= 256 else 4,
+        )  # fmt: skip
+    return score, end
 
 
 def _kind(x: Tensor) -> tl.dtype:

@@ -4,6 +4,7 @@
 in the log semiring, so it is a cumulative log-sum-exp of its inputs divided by the product of the factors so far. Both
 are computed in double, where dividing by such products costs nothing that single precision would show.
 `forward_chunk` keeps states on the first axis, so that a step to the next state is a shift of one contiguous buffer.
+`spot` does the same with probabilities, three operations a frame: nothing that it tells can get lost in double.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.ctc_prefix.reference import FLOOR, NOTHING
+from kernels.ctc_prefix.reference import FAINT, FLOOR, NOTHING
 
-__all__ = ["extend", "forward_chunk", "psi"]
+__all__ = ["extend", "forward_chunk", "psi", "spot"]
 
 _LEAST = -60.0  # a summand this far below the largest is lost in double, too; the exponential of less is slow
 _TINY = 1e-280  # below this a sum of products may have lost terms to underflow
@@ -89,6 +90,42 @@ def forward_chunk(
         at_last[t] = here.gather(0, (ends - 1).clamp_min(0))[0].masked_fill(sizes == 0, NOTHING)
         at_blank[t] = here.gather(0, ends)[0]
     return tuple(x.permute(1, 2, 0).contiguous() for x in (here, at_last, at_blank))  # type: ignore[return-value]
+
+
+def spot(
+    log_probs: Tensor, first: Tensor, count: Tensor, strings: Tensor, sizes: Tensor, blank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """As `reference.spot`."""
+    if not strings.numel() or not (frames := int(count.max())):
+        return log_probs.new_full(sizes.shape, FAINT), sizes.new_zeros(sizes.shape)
+    longest = strings.shape[1]
+    symbols = strings.new_full((2 * longest - 1, len(strings)), blank, dtype=torch.long)
+    symbols[::2] = strings.T
+    skips = log_probs.new_zeros(symbols.shape, dtype=torch.double)
+    skips[2::2] = symbols[2::2] != symbols[:-2:2]
+    emitted = _emitted(log_probs, first, count, frames, symbols)
+    # The state in front of the first symbol is always entered, and two in front of it there is nothing.
+    states = skips.new_zeros(frames + 1, 2 * longest + 1, len(strings))
+    states[:, 1] = 1.0
+    two, one, here = (states[:, start : start + 2 * longest - 1].unbind(0) for start in range(3))
+    entered = torch.empty_like(skips)
+    for t, symbol in enumerate(emitted.unbind(0)):
+        torch.addcmul(one[t], two[t], skips, out=entered)
+        torch.mul(entered.add_(here[t]), symbol, out=here[t + 1])
+    ends = (2 * sizes.long()).expand(frames, 1, -1)
+    best, end = states[1:].gather(1, ends)[:, 0].max(0)
+    score = best.log().masked_fill(sizes == 0, FAINT)
+    heard = score > FAINT
+    return torch.where(heard, score, FAINT).to(log_probs.dtype), torch.where(heard, first + end.to(first.dtype) + 1, 0)
+
+
+def _emitted(log_probs: Tensor, first: Tensor, count: Tensor, frames: int, symbols: Tensor) -> Tensor:
+    """(frames, states, N): probabilities of the states' symbols (states, N) in each string's frames; 0 behind them."""
+    probabilities = torch.cat([log_probs.double().clamp_max(0.0).exp(), log_probs.new_zeros(1, log_probs.shape[1])])
+    place = torch.arange(frames, device=first.device)[:, None]
+    rows = torch.where(place < count, first + place, len(log_probs)).long() * log_probs.shape[1]
+    places = rows[:, None] + symbols
+    return probabilities.flatten().index_select(0, places.flatten()).view(places.shape)
 
 
 def _states(strings: Tensor, sizes: Tensor, like: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:

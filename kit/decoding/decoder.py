@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -292,12 +292,6 @@ class Decoder:
         for work, length in zip(works, before, strict=True):
             self.cache.lengths[work.row] = length + len(work.speech)
         return results
-
-    def search(self, works: Sequence[Work], found: list[list[Continuation]], doubted: Sequence[int], beam: int) -> None:
-        """Put a beam search in the place of the greedy texts that are doubted among those that `run` found."""
-        again = [replace(works[index], speech=works[index].speech[:0], beam=beam) for index in doubted]
-        for index, continuations in zip(doubted, self.run(again), strict=True):
-            found[index] = continuations
 
     def _read(self, works: Sequence[Work]) -> dict[int, Tensor]:
         """Append speech, tails and drafts; gives hidden states (1 + draft, E) of each work with a tail, by its index.

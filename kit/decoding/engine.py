@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from kit.audio.features import LogMel
+from kit.decoding.callbacks import gather
 from kit.decoding.decoder import Decoder, Work
+from kit.decoding.finals import decide
 from kit.decoding.stopwatch import Stopwatch
 from kit.errors import KitError
 from kit.model.encoder import WHOLE, Chunk
@@ -134,8 +136,12 @@ class Engine:
             frames = self._encode(jobs)
         with self.watch("head"):
             log_probs = self._listen(frames)
-        for job, heard, scores in zip(jobs, frames, log_probs, strict=True):
-            job.session.hear(heard, scores, job.last)
+        heard = zip([job.session for job in jobs], frames, log_probs, strict=True)
+        listening = [session for session, new, scores in heard if session.hear(new, scores)]
+        with self.watch("callbacks"):
+            gather([session.party for session in listening], lambda index, error: listening[index].fail(error))
+            for session in listening:
+                session.heed()
         with self.watch("adaptor"):
             speech = self._speak(jobs)
         works = [
@@ -143,9 +149,8 @@ class Engine:
             for job, embedded in zip(jobs, speech, strict=True)
         ]
         found = self.decoder.run(works)
-        if self.decoding.beam > 1:
-            doubted = [i for i, job in enumerate(jobs) if job.last and found[i] and not job.session.trusts(found[i][0])]
-            self.decoder.search(works, found, doubted, self.decoding.beam)
+        judges = {index: job.session for index, job in enumerate(jobs) if job.last and found[index]}
+        decide(self.decoder, works, found, judges, self.decoding.beam, self.decoding.unhinted)
         for job, continuations in zip(jobs, found, strict=True):
             with self.watch("final" if job.last else "partial"):
                 job.session.write(continuations, job.last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from kit.audio.features import SAMPLE_RATE, WINDOW
 from kit.audio.reading import AudioError, read_audio
-from kit.decoding.callbacks import Candidate, Utterance, build_callbacks, chosen_text, trusted
+from kit.decoding.callbacks import Utterance, build_callbacks, gather, hints_of
 from kit.decoding.decoder import Decoder, Work
 from kit.decoding.endpointing import Endpointing
 from kit.decoding.engine import Engine
 from kit.decoding.events import Final
+from kit.decoding.finals import CallbackJudge, decide
 from kit.decoding.phonemes import greedy
 from kit.errors import KitError
 from kit.model.encoder import Chunk
@@ -31,10 +32,27 @@ class Hypothesis:
     Attributes:
         text: the LLM's transcript; None without an LLM.
         phonemes: ids of the CTC head's greedy path.
+        hints: that the LLM was given first, those found in the audio among them.
     """
 
     text: str | None
     phonemes: list[int]
+    hints: list[str] = field(default_factory=list)
+
+
+class Row(CallbackJudge):
+    """An utterance of a batch: what a session is to one of a stream."""
+
+    def __init__(self, recognizer: Recognizer, decoding: DictConfig, utterance: Utterance) -> None:
+        super().__init__(recognizer, build_callbacks(decoding, recognizer.inventory), utterance)
+        for callback in self.callbacks:
+            callback.start(utterance)
+
+    def hints(self, given: Sequence[str]) -> list[str]:
+        """Those given and those of the callbacks, for which the audio is one chunk."""
+        for callback in self.callbacks:
+            callback.chunk(self.utterance)
+        return hints_of(self.callbacks, self.utterance, given)
 
 
 @torch.inference_mode()
@@ -49,9 +67,9 @@ def recognize(
 
     Args:
         features: (B, T, F) log-mel; lengths: (B,) feature frames.
-        decoding: `chunk`, `left`, `max_tokens`, `beam` and `callbacks` of the configuration; only those callbacks count
-            that judge final texts.
-        hints: hotwords of each row.
+        decoding: `chunk`, `left`, `max_tokens`, `beam`, `hints` and `callbacks` of the configuration; of the callbacks
+            those count that give hints or judge final texts.
+        hints: further hotwords of each row.
     """
     frames, lengths = recognizer.encode(features, lengths, Chunk(decoding.chunk, decoding.left))
     logits = recognizer.phoneme_head(frames)
@@ -60,12 +78,23 @@ def recognize(
         return [Hypothesis(None, row) for row in phonemes]
     speech, sizes = recognizer.adaptor(frames, lengths)
     log_probs = logits.float().log_softmax(-1).cpu()
-    utterances = [
-        Utterance(row, 0.0, recognizer.inventory, [log_probs[row, :size]], found, size)
+    rows = [
+        Row(recognizer, decoding, Utterance(row, 0.0, recognizer.inventory, [log_probs[row, :size]], found, size, 1))
         for row, (size, found) in enumerate(zip(lengths.tolist(), phonemes, strict=True))
     ]
-    texts = generate(recognizer, speech, sizes, decoding, hints, utterances)
-    return [Hypothesis(text, row) for text, row in zip(texts, phonemes, strict=True)]
+    given = listened(rows, [[*(decoding.hints or ()), *row] for row in hints or [()] * len(rows)])
+    texts = generate(recognizer, speech, sizes, decoding, given, rows)
+    return [Hypothesis(*one) for one in zip(texts, phonemes, given, strict=True)]
+
+
+def listened(rows: Sequence[Row], given: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The hints of each row: those given, and what the callbacks find in the audio, together and each for itself."""
+
+    def failed(index: int, error: Exception) -> None:
+        raise error
+
+    gather([(row.callbacks, row.utterance) for row in rows], failed)
+    return [row.hints(hints) for row, hints in zip(rows, given, strict=True)]
 
 
 @torch.inference_mode()
@@ -75,14 +104,14 @@ def generate(
     lengths: Tensor,
     decoding: DictConfig,
     hints: Sequence[Sequence[str]] | None = None,
-    utterances: Sequence[Utterance] | None = None,
+    rows: Sequence[Row] | None = None,
 ) -> list[str]:
     """The best transcripts of speech embeddings (B, S, E).
 
     Args:
         lengths: (B,) speech tokens.
         decoding, hints: as in `recognize`.
-        utterances: what the callbacks judge by; without it the LLM decides alone, by greedy decoding or beam search.
+        rows: who judges the texts; without them the LLM decides alone, by greedy decoding or beam search.
     """
     decoder = Decoder(recognizer, len(speech), decoding.max_tokens)
     tails = [recognizer.tail_ids(row) for row in (hints or [()] * len(speech))]
@@ -90,18 +119,10 @@ def generate(
         Work(row, heard[:size], tail)
         for row, (heard, size, tail) in enumerate(zip(speech, lengths.tolist(), tails, strict=True))
     ]
-    found = decoder.run(works)
-    callbacks = build_callbacks(decoding) if utterances else []
-
-    def candidates(row: int) -> list[Candidate]:
-        texts = [recognizer.tokenizer.decode(one.ids, skip_special_tokens=True).strip() for one in found[row]]
-        return [Candidate(text, one.score) for text, one in zip(texts, found[row], strict=True)]
-
-    judged = utterances or [Utterance(row, 0.0, recognizer.inventory) for row in range(len(speech))]
-    if decoding.beam > 1:
-        doubted = [row for row, one in enumerate(judged) if not trusted(callbacks, one, candidates(row)[0])]
-        decoder.search(works, found, doubted, decoding.beam)
-    return [chosen_text(callbacks, one, candidates(row)) for row, one in enumerate(judged)]
+    alone = DictConfig({"callbacks": {}})
+    judges = rows or [Row(recognizer, alone, Utterance(n, 0.0, recognizer.inventory)) for n in range(len(works))]
+    decide(decoder, works, decoder.run(works), dict(enumerate(judges)), decoding.beam, decoding.unhinted)
+    return [judge.chosen for judge in judges]
 
 
 def transcribe_files(
@@ -112,6 +133,7 @@ def transcribe_files(
     A recording longer than `decoding.max_seconds` is split at its pauses.
     """
     engine = Engine(load_export(export, PARTS), config.decoding)
+    engine.session().close()  # a callback that cannot be had is told once, not once a file
     for path in paths:
         try:
             samples = read_audio(path)

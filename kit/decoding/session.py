@@ -16,17 +16,17 @@ from kit.audio.features import SAMPLE_RATE, LogMelStream, frame_count
 from kit.audio.reading import AudioError
 from kit.decoding.callbacks import (
     END,
-    Candidate,
+    DecodingCallback,
     End,
     Speech,
     Utterance,
     build_callbacks,
-    chosen_text,
-    trusted,
+    hints_of,
 )
 from kit.decoding.decoder import Continuation
 from kit.decoding.engine import Engine, Job
 from kit.decoding.events import Began, Event, Final, Partial
+from kit.decoding.finals import CallbackJudge, text_of
 from kit.errors import KitError
 from kit.model.encoder import chunk_features
 from kit.model.subsampling import STRIDE, output_length
@@ -49,9 +49,11 @@ class Progress:
         tokens: of the text so far.
         settled: the first of them, with which the next partial text begins.
         said: the text and its settled length, as last told.
+        judge: of its final text.
     """
 
     utterance: Utterance
+    judge: CallbackJudge
     waiting: Tensor
     frames: Tensor
     begun: int | None = None
@@ -95,7 +97,7 @@ class Session:
 
     def __init__(self, engine: Engine, slot: int) -> None:
         self.engine, self.slot = engine, slot
-        self.callbacks = build_callbacks(engine.decoding)
+        self.callbacks = build_callbacks(engine.decoding, engine.recognizer.inventory)
         self._features = LogMelStream(engine.features)
         self._inbox: deque[Speech | End] = deque()
         self._events: list[Event] = []
@@ -186,9 +188,9 @@ class Session:
         last = fresh <= self.engine.chunk.frames
         return self._job(step, min(fresh, self.engine.chunk.frames), last)
 
-    @_guarded(None)
-    def hear(self, frames: Tensor, log_probs: Tensor, last: bool) -> None:
-        """Frames (n, D) and log-probabilities (n, V) of the job that was handed out."""
+    @_guarded(False)
+    def hear(self, frames: Tensor, log_probs: Tensor) -> bool:
+        """Frames (n, D) and log-probabilities (n, V) of the job that was handed out; whether there were any."""
         utterance = self._now.utterance
         utterance.seconds = self._heard / SAMPLE_RATE
         self._now.frames = torch.cat([self._now.frames, frames])
@@ -200,8 +202,23 @@ class Session:
             before = [self._now.last_symbol, *best[:-1]]
             utterance.phonemes += [x for x, y in zip(best, before, strict=True) if x != y and x]
             self._now.last_symbol = best[-1]
-            for callback in self.callbacks:
-                self._events += callback.chunk(utterance)
+        return bool(len(log_probs))
+
+    @property
+    def party(self) -> tuple[list[DecodingCallback], Utterance]:
+        """Who takes part in the utterance under way, and what is known of it."""
+        return self.callbacks, self._now.utterance
+
+    @_guarded(None)
+    def fail(self, error: Exception) -> None:
+        """A callback failed while it worked for several sessions together."""
+        raise error
+
+    @_guarded(None)
+    def heed(self) -> None:
+        """Let the callbacks see the chunk that was heard."""
+        for callback in self.callbacks:
+            self._events += callback.chunk(self._now.utterance)
 
     def stackable(self, stack: int, last: bool) -> Tensor:
         """The frames that make whole stacks, or all at the end; the others wait."""
@@ -219,26 +236,37 @@ class Session:
             return None  # nobody would read it
         if not all(callback.expects_text(utterance) for callback in self.callbacks):
             return None
-        hints = list(self.engine.decoding.hints or ())
-        for callback in self.callbacks:
-            hints += callback.hints(utterance)
-        ids = self.engine.recognizer.tail_ids(tuple(dict.fromkeys(hints)))
+        ids = self.engine.recognizer.tail_ids(hints_of(self.callbacks, utterance, self.engine.decoding.hints or ()))
         return ids if last else ids + self._now.settled
+
+    def plain_tail(self) -> list[int]:
+        """`tail` of a final text without hints."""
+        return self._now.judge.plain_tail()
+
+    @property
+    def hinted(self) -> bool:
+        """Whether the LLM was given hints."""
+        return self._now.judge.hinted
 
     def draft(self, last: bool) -> list[int]:
         """The text so far, behind what `tail` holds of it: most of it will be written again."""
         return self._now.tokens if last else self._now.tokens[len(self._now.settled) :]
 
     @_guarded(True)
-    def trusts(self, greedy: Continuation) -> bool:
-        """Whether the greedy final text is good enough: some callback says so, and none the contrary."""
-        return trusted(self.callbacks, self._now.utterance, Candidate(self._text(greedy.ids), greedy.score))
+    def trusts(self, greedy: Continuation) -> bool | None:
+        """Whether the greedy final text is good enough, if the callbacks can tell."""
+        return self._now.judge.trusts(greedy)
+
+    @_guarded(True)
+    def accepts(self, found: Sequence[Continuation], plain: Sequence[Continuation]) -> bool:
+        """Choose the final text among what was found with hints, if there are any, and without."""
+        return self._now.judge.accepts(found, plain)
 
     @_guarded(None)
     def write(self, found: list[Continuation], last: bool) -> None:
-        """What the LLM wrote behind the tail; nothing where none was asked for."""
+        """What the LLM wrote behind the tail, nothing where none was asked for; of a final text, what was chosen."""
         if last:
-            self._write_final(found)
+            self._write_final()
         elif found:
             self._write_partial(found[0].ids)
 
@@ -262,8 +290,10 @@ class Session:
         recognizer = self.engine.recognizer
         self._features.reset()
         self.engine.forget(self.slot)
+        utterance = Utterance(self._count, 0.0, recognizer.inventory)
         return Progress(
-            Utterance(self._count, 0.0, recognizer.inventory),
+            utterance,
+            CallbackJudge(recognizer, self.callbacks, utterance),
             waiting=self.engine.nothing(recognizer.encoder.bins),
             frames=self.engine.nothing(recognizer.encoder.dim),
         )
@@ -337,10 +367,9 @@ class Session:
             size -= 1
         return tokens[:size]
 
-    def _write_final(self, found: list[Continuation]) -> None:
+    def _write_final(self) -> None:
         utterance = self._now.utterance
-        offered = [Candidate(self._text(one.ids), one.score) for one in found]
-        utterance.text = chosen_text(self.callbacks, utterance, offered)
+        utterance.text = self._now.judge.chosen
         end = ((self._now.begun or 0) + self._now.taken) / SAMPLE_RATE
         event = Final(self._count, self._heard / SAMPLE_RATE, utterance.text, utterance.start, end)
         for callback in self.callbacks:
@@ -353,8 +382,7 @@ class Session:
         self._now = self._begin()
 
     def _text(self, tokens: Sequence[int]) -> str:
-        tokenizer: Any = self.engine.recognizer.tokenizer
-        return tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+        return text_of(self.engine.recognizer, tokens)
 
 
 def _checked(samples: Tensor) -> Tensor:

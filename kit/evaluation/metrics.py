@@ -12,6 +12,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from kit.text.keywords import occurs
 from kit.text.normalize import normalize, units
+from kit.text.phonemes import phonemize
 
 LONGER = 1.5  # times the reference: NIM4-ASR's hallucination is a hypothesis more than 50 % longer ...
 OVERLAP = (
@@ -83,6 +84,36 @@ class RecitedRate(Share):
         """Add B hypotheses, references and lists of hints."""
         for found, said, row in zip(preds, target, hints, strict=True):
             self.count([occurs(hint, found) for hint in row if not occurs(hint, said)])
+
+
+class HintPrecision(Share):
+    """Share of the hints that were said, by their letters or by their sound. All in normalized form."""
+
+    def update(self, hints: Sequence[Sequence[str]], target: Sequence[str]) -> None:
+        """Add B lists of hints and references."""
+        for row, text in zip(hints, target, strict=True):
+            said = phonemize(text) if row else []
+            self.count([occurs(hint, text) or _contains(said, phonemize(hint)) for hint in row])
+
+
+class HintVerbatim(Share):
+    """Share of the hints that were said, by their letters. All in normalized form."""
+
+    def update(self, hints: Sequence[Sequence[str]], target: Sequence[str]) -> None:
+        """Add B lists of hints and references."""
+        self.count([occurs(hint, text) for row, text in zip(hints, target, strict=True) for hint in row])
+
+
+class HintRecall(Share):
+    """Share of the names said that were given as hints. All in normalized form."""
+
+    def update(self, hints: Sequence[Sequence[str]], names: Sequence[Sequence[str]]) -> None:
+        """Add B lists of hints and the names that were said."""
+        self.count([name in row for row, said in zip(hints, names, strict=True) for name in said])
+
+
+def _contains(said: Sequence[str], wanted: Sequence[str]) -> bool:
+    return any(said[at : at + len(wanted)] == wanted for at in range(len(said) - len(wanted) + 1))
 
 
 def _invented(found: list[str], said: list[str]) -> bool:

@@ -22,9 +22,13 @@ from kit.evaluation.metrics import (
     RATE_NAMES,
     EntityRecall,
     HallucinationRate,
+    HintPrecision,
+    HintRecall,
+    HintVerbatim,
     MixedErrorRate,
     PhonemeErrorRate,
     RecitedRate,
+    Share,
     rate_of_language,
 )
 from kit.files import write_text
@@ -43,6 +47,10 @@ SHARES = {
     "entity recall": "names found",
     "recited": "wrong hints recited",
     "hallucination": "utterances hallucinated",
+    "hints an utterance": "hints an utterance (a number)",
+    "hints said": "hints that were said",
+    "hints verbatim": "... in the same letters",
+    "names hinted": "names said that were hints",
 }
 
 
@@ -59,7 +67,8 @@ class Scored:
     phonemes: list[str]
     reference_phonemes: list[str]
     names: list[str] = field(default_factory=list)  # that the reference has
-    hints: list[str] = field(default_factory=list)  # that the recognizer was given
+    hints: list[str] = field(default_factory=list)  # that the recognizer was given or found by itself
+    shown: list[str] = field(default_factory=list)  # those of them that the LLM saw
 
 
 def decode_part(
@@ -88,7 +97,8 @@ def decode_part(
                 phonemes=data.inventory.decode(hypothesis.phonemes),
                 reference_phonemes=data.inventory.decode(wanted),
                 names=names.said(cut, batch.texts[row]),
-                hints=hints[row],
+                hints=list(dict.fromkeys([*hints[row], *hypothesis.hints])),
+                shown=hypothesis.hints,
             )
 
 
@@ -130,7 +140,21 @@ def _shares(rows: list[Scored]) -> dict[str, float]:
     recall.update(texts, [row.names for row in rows])
     recited.update(texts, references, [row.hints for row in rows])
     shares = {"hallucination": invented, "entity recall": recall, "recited": recited}
-    return {name: _percent(share) for name, share in shares.items() if share.whole}
+    return {name: _percent(share) for name, share in shares.items() if share.whole} | _hint_figures(rows)
+
+
+def _hint_figures(rows: list[Scored]) -> dict[str, float]:
+    """How many hints the LLM saw, and in percent how many of them were said, and how many names were among them."""
+    hints = [row.shown for row in rows]
+    if not any(row.hints for row in rows):
+        return {}
+    said, verbatim, recall = HintPrecision(), HintVerbatim(), HintRecall()
+    for share in (said, verbatim):
+        share.update(hints, [row.reference for row in rows])
+    recall.update(hints, [row.names for row in rows])
+    shares: dict[str, Share] = {"hints said": said, "hints verbatim": verbatim, "names hinted": recall}
+    figures = {"hints an utterance": round(sum(map(len, hints)) / len(rows), 2)}
+    return figures | {name: _percent(share) for name, share in shares.items() if share.whole}
 
 
 def _percent(metric: Any) -> float:
@@ -234,7 +258,8 @@ def _scored(cut: Any, text: str, wanted: list[int], heard: streaming.Heard, name
         phonemes=names.data.inventory.decode(heard.phonemes),
         reference_phonemes=names.data.inventory.decode(wanted),
         names=names.said(cut, text),
-        hints=names.hints(cut, text),
+        hints=list(dict.fromkeys([*names.hints(cut, text), *heard.hints])),
+        shown=heard.hints,
     )
 
 

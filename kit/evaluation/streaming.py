@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from kit.audio.features import SAMPLE_RATE
-from kit.decoding.callbacks import DecodingCallback, Utterance
+from kit.decoding.callbacks import DecodingCallback, Utterance, hints_of
 from kit.decoding.engine import Engine
 from kit.decoding.events import Event, Final, Partial
 from kit.decoding.session import Session
@@ -41,6 +41,7 @@ class Heard:
         computing: seconds.
         finalization: seconds from the end of the audio to the last event.
         phonemes: greedy path of all utterances.
+        hints: of all utterances, those found in the audio among them.
     """
 
     events: list[tuple[float, Event]] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Heard:
     computing: float = 0.0
     finalization: float = 0.0
     phonemes: list[int] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -60,21 +62,24 @@ class Heard:
         return told(event for _, event in self.events)
 
 
-class _Phonemes(DecodingCallback):
-    """Keeps the phonemes of ended utterances."""
+class _Keeper(DecodingCallback):
+    """Puts the phonemes and hints of a session's ended utterances to what is kept of its stream."""
 
-    def __init__(self) -> None:
-        self.found: list[int] = []
+    def __init__(self, session: Session, heard: Heard) -> None:
+        self.session, self.heard = session, heard
 
     def final(self, utterance: Utterance, event: Final) -> Final:
-        self.found += utterance.phonemes
+        hints = hints_of(self.session.callbacks, utterance, self.session.engine.decoding.hints or ())
+        self.heard.phonemes += utterance.phonemes
+        self.heard.hints = list(dict.fromkeys([*self.heard.hints, *hints]))
         return event
 
 
 def listen(session: Session, samples: Tensor) -> Heard:
     """Push (n,) samples in blocks of 100 ms and keep the time as if they came in real time."""
-    heard, kept = Heard(seconds=len(samples) / SAMPLE_RATE), _Phonemes()
-    session.callbacks.append(kept)
+    heard = Heard(seconds=len(samples) / SAMPLE_RATE)
+    keeper = _Keeper(session, heard)
+    session.callbacks.append(keeper)
     clock = 0.0  # of the machine: it works on a block when it has come and the earlier ones are done
 
     def timed(arrival: float, work: Any) -> None:
@@ -90,8 +95,7 @@ def listen(session: Session, samples: Tensor) -> Heard:
         timed(min(index * BLOCK / SAMPLE_RATE, heard.seconds), lambda block=block: session.push(block))
     timed(heard.seconds, session.finish)
     heard.finalization = clock - heard.seconds
-    session.callbacks.remove(kept)
-    heard.phonemes = kept.found
+    session.callbacks.remove(keeper)
     return heard
 
 

@@ -27,6 +27,8 @@ _HAS_LATIN = re.compile(r"[a-z\u00c0-\u024f\uff21-\uff3a\uff41-\uff5a]", re.IGNO
 _LETTERS = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "ł": "l", "ı": "i"}
 _APOSTROPHES = dict.fromkeys("\u2018\u2019\u201b\u02bc\u02b9\u2032\u0060", "'")
 _PLAIN = str.maketrans({**_LETTERS, **_APOSTROPHES, "\u2212": "-"})
+# Control, format (bidirectional marks among them), surrogate, private and unassigned characters; line breaks.
+_UNSPEAKABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _ACUTE = "\u00b4"  # an apostrophe for many; NFKC would turn it into a space and a mark
 
 _DIGITS = "零一二三四五六七八九"
@@ -46,6 +48,14 @@ def normalize(text: str) -> str:
 def units(text: str) -> list[str]:
     """Han characters and Latin words of a normalized text: the units of the mixed error rate."""
     return _UNIT.findall(text)
+
+
+def printable(text: str) -> str:
+    """The text in one line: composed (NFC), without control characters, with single spaces and none outside."""
+    if not text.isprintable():
+        kept = (" " if c.isspace() else "" if unicodedata.category(c) in _UNSPEAKABLE else c for c in text)
+        text = "".join(kept)
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def language_of(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kit.errors import KitError
+from kit.text.normalize import printable
 from kit.text.tokens import SPECIALS, encode_plain
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ Transcribe the speech into text <speech>. Contextual hints: {context}.<|im_end|>
 SEPARATOR = ", "  # of hints; the paper does not give it
 
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
-# Control, format (bidirectional marks among them), surrogate, private and unassigned characters; line breaks.
-_UNSPEAKABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+_BRACKETS = str.maketrans("<>", "  ")
 
 
 class Prompt:
@@ -84,11 +84,7 @@ def clean_hint(hint: str) -> str:
     No special of any chat format can be written without brackets, so the text is safe for a server that parses
     specials out of strings, too.
     """
-    kept = (
-        " " if c in "<>" or c.isspace() else "" if unicodedata.category(c) in _UNSPEAKABLE else c
-        for c in unicodedata.normalize("NFKC", hint)
-    )
-    return " ".join("".join(kept).split())
+    return printable(unicodedata.normalize("NFKC", hint).translate(_BRACKETS))
 
 
 def _parse(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

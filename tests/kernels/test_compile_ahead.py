@@ -24,7 +24,7 @@ def compiled():
 
 def test_all_kernels_are_there(compiled):
     attention = {f"{name}_kernel" for name in ("forward", "query_gradient", "key_gradient", "table_gradient", "stream")}
-    prefix = {f"{name}_kernel" for name in ("psi", "extend", "forward_chunk")}
+    prefix = {f"{name}_kernel" for name in ("psi", "extend", "forward_chunk", "spot")}
     assert {row["kernel"] for row in compiled} == attention | prefix
 
 

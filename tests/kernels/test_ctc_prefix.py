@@ -157,6 +157,63 @@ def test_a_free_start_finds_the_string_anywhere():
         assert r_n[0, 0, end].exp().item() == pytest.approx(expected, abs=1e-12)
 
 
+def said_best(log_probs, string, first, count):
+    """The largest probability, over ends, of the paths that begin anywhere in the stretch and say just the string."""
+    probabilities, best = log_probs.exp().tolist(), (0.0, 0)
+    for end in range(first + 1, first + count + 1):
+        total = 0.0
+        for begin in range(first, end):
+            for path in itertools.product({0, *string}, repeat=end - begin):
+                if path[0] == string[0] and path[-1] == string[-1] and collapse(path) == string:
+                    total += math.prod(probabilities[begin + i][symbol] for i, symbol in enumerate(path))
+        best = max(best, (total, end))
+    return best
+
+
+@pytest.mark.parametrize("module", [reference, vectorized, ctc_prefix], ids=lambda m: m.__name__)
+def test_spotting_is_a_sum_over_all_starts_and_paths_up_to_the_best_end(module):
+    log_probs = random_log_probs(1, 9, 4, seed=5)[0]
+    asked = [((1, 2), 0, 6), ((1, 2), 2, 5), ((3,), 4, 1), ((2, 2), 1, 6), ((3, 1, 2), 3, 6)]
+    strings = torch.tensor([[*string, *[0] * (3 - len(string))] for string, _, _ in asked])
+    first, count = (torch.tensor(column) for column in list(zip(*asked, strict=True))[1:])
+    sizes = torch.tensor([len(string) for string, _, _ in asked])
+    score, end = module.spot(log_probs, first, count, strings, sizes)
+    for row, (string, begin, length) in enumerate(asked):
+        expected, behind = said_best(log_probs, string, begin, length)
+        assert score[row].exp().item() == pytest.approx(expected, abs=1e-12)
+        assert end[row] == behind
+
+
+def spot_arguments(seed, frames=70):
+    draw = torch.Generator().manual_seed(seed)
+    count, longest, symbols = (int(torch.randint(*ends, (), generator=draw)) for ends in ((1, 9), (1, 9), (3, 20)))
+    log_probs = random_log_probs(1, frames, symbols, seed, sharp=(1.0, 8.0, 300.0)[seed % 3])[0]
+    strings, sizes = random_strings(1, count, longest, symbols, seed)
+    sizes[0, -1] = seed % 2
+    first = torch.randint(0, frames, (count,), generator=draw)
+    size = (torch.rand(count, generator=draw) * (frames - first + 1)).long()
+    return log_probs, first, size, strings[0], sizes[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fast_spotting_is_the_reference(seed):
+    arguments = spot_arguments(seed)
+    expected = reference.spot(*arguments)
+    torch.testing.assert_close(vectorized.spot(*arguments), expected, rtol=1e-9, atol=1e-9)
+    single = ctc_prefix.spot(arguments[0].float(), *arguments[1:])
+    torch.testing.assert_close(single[0], expected[0].float())
+
+
+def test_nothing_is_spotted_where_there_is_nothing():
+    log_probs, nothing = random_log_probs(1, 4, 5, seed=1)[0], torch.zeros(0, dtype=torch.long)
+    for module in (reference, ctc_prefix):
+        score, end = module.spot(log_probs, nothing, nothing, nothing[:, None].expand(0, 3), nothing)
+        assert score.shape == end.shape == (0,)
+        one = torch.ones(1, dtype=torch.long)
+        score, end = module.spot(log_probs, one, 0 * one, one[:, None], one)
+        assert (score.item(), end.item()) == (reference.FAINT, 0)
+
+
 def test_what_was_given_stays_as_it_was():
     log_probs, sizes = random_log_probs(1, 4, 5, seed=1, dtype=torch.float32), torch.tensor([[2]])
     strings = torch.tensor([[[1, 2]]])
@@ -178,10 +235,11 @@ def operator_arguments():
         "ctc_prefix_psi": (log_probs, *whole, 0),
         "ctc_prefix_extend": (log_probs, *whole, pick, pick + 2, 0),
         "ctc_forward_chunk": (log_probs, *integers, alphas, False, 0),
+        "ctc_spot": (log_probs[0], integers[2][0], integers[2][0] + 5, integers[1][0], integers[2][0], 0),
     }
 
 
-@pytest.mark.parametrize("name", ["ctc_prefix_psi", "ctc_prefix_extend", "ctc_forward_chunk"])
+@pytest.mark.parametrize("name", ["ctc_prefix_psi", "ctc_prefix_extend", "ctc_forward_chunk", "ctc_spot"])
 def test_operator_checks(name):
     torch.library.opcheck(getattr(torch.ops.kit_kernels, name).default, operator_arguments()[name])
 
@@ -216,3 +274,8 @@ def test_wrong_arguments_are_named():
         ctc_prefix.extend(log_probs, lengths, r_n, r_b, last, last, last[:, :1])
     with pytest.raises(ValueError, match=r"alphas must be \(2, 2, 3\)"):
         ctc_prefix.forward_chunk(log_probs, lengths, last[..., None], last, r_n)
+    rows = torch.tensor([2, 9])
+    with pytest.raises(ValueError, match="first and count lead out of the 12 frames"):
+        ctc_prefix.spot(log_probs[0], rows, rows, rows[:, None], rows)
+    with pytest.raises(ValueError, match=r"count must be \(2,\) of whole numbers"):
+        ctc_prefix.spot(log_probs[0], rows, rows[:1], rows[:, None], rows)

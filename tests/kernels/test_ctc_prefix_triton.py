@@ -79,6 +79,18 @@ def test_forward_chunk_in_pieces(dtype, free_start):
             close(one, other, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_spot(dtype):
+    log_probs = random_log_probs(1, 40, 11, seed=6)[0]
+    strings, sizes = (x[0] for x in random_strings(1, 6, 5, 11, seed=6))
+    sizes[-1] = 0
+    first, count = torch.tensor([0, 3, 39, 10, 20, 5]), torch.tensor([40, 20, 1, 0, 20, 9])
+    score, end = reference.spot(log_probs, first, count, strings, sizes)
+    found, behind = triton_kernels.spot(*on_device(log_probs.to(dtype), first, count, strings, sizes))
+    close(found, score, dtype)
+    assert behind.tolist() == end.tolist()
+
+
 def test_long_utterances_carry_over_blocks():
     """More frames than one scan holds."""
     log_probs, lengths = random_log_probs(1, 1100, 4, seed=2), torch.tensor([1090])

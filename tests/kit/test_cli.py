@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import toys
 import kit.bench
 import kit.bench_streaming
 import kit.config
+import kit.hotwords
 import kit.study
 from kit import cli
 from kit.cli import main, split
@@ -54,10 +56,12 @@ def test_examples_compose(tmp_path, monkeypatch):
     examples = [line.strip().split("    ")[0] for line in examples if line.startswith("  python -m kit")]
     assert len(examples) >= len(cli.COMMANDS)
     for example in examples:
-        command, *rest = example.split()[3:]
+        command, *rest = shlex.split(example)[3:]
         files, overrides = split(rest)
         if command == "bench":
             (kit.bench_streaming if "streaming" in files else kit.bench).options(overrides)
+        elif command == "hotwords":
+            kit.hotwords.options(files[0], overrides)
         elif command == "study":
             kit.config.compose(kit.study.options(overrides)[1])
         else:

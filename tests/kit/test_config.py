@@ -61,6 +61,10 @@ def test_values_groups_and_new_keys():
         ("threads=lots", "threads wants a whole number, got lots"),
         ("trainer.validate_every=often", "trainer.validate_every wants a whole number, got often"),
         ("init=[1]", r"init wants a text, got [1]"),
+        ("hotwords=[a]", r"hotwords wants a text, got ['a']"),
+        ("retrieval=exakt", "unknown retrieval exakt; did you mean exact? known: exact, "),
+        ("retrieval.most=0", "retrieval.most must be at least 1, got 0"),
+        ("retrieval.mots=1", "unknown key retrieval.mots; did you mean retrieval.most?"),
         ("seed", "'seed' is no key=value; write for example"),
         ("=5", "'=5' names no key"),
         ("model.layers=[1,2", r"cannot read the value of 'model.layers=[1,2'"),
@@ -195,6 +199,17 @@ def test_fingerprint_is_of_values_alone():
     assert fingerprint(one, ["model"]) != fingerprint(compose(["model.width=7"]), ["model"])
     assert fingerprint(one, ["model"]) == fingerprint(compose(["seed=2"]), ["model"])
     assert len(fingerprint(one, ["model"])) == 64
+
+
+def test_retrieval_takes_part_in_decoding_where_there_is_something_to_search():
+    there = "decoding.callbacks.hotwords"
+    for overrides in ([], ["retrieval=none", "hotwords=DB"], ["retrieval.most=3"], ["hotwords=null"]):
+        assert OmegaConf.select(compose(overrides), there) is None
+    found = OmegaConf.select(compose(["hotwords=/my/集 1", "personal=1.tsv", "retrieval.most=3"]), there)
+    assert (found.database, found.personal, found.most) == ("/my/集 1", "1.tsv", 3)
+    assert "name" not in found and found._target_.startswith("kit.decoding.hotwords.")
+    assert fingerprint(compose(["retrieval=none"]), ["decoding"]) == fingerprint(compose(), ["decoding"])
+    assert fingerprint(compose(["hotwords=DB"]), ["decoding"]) != fingerprint(compose(), ["decoding"])
 
 
 def test_flatten_and_differences():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from kit.errors import KitError, UsageError, nearest
-from kit.files import check_writable, folder_atomic, folder_once, remove_leftovers, write_atomic, write_text
+from kit.files import check_writable, folder_atomic, folder_once, held, remove_leftovers, write_atomic, write_text
 
 
 @contextmanager
@@ -150,3 +150,19 @@ def test_errors():
     assert nearest("stf", ["pretrain", "sft", "align"]) == "sft"
     assert nearest("zzzzzz", ["pretrain", "sft"]) is None
     assert nearest("a", []) is None
+
+
+@pytest.mark.parametrize("name", ["", "file"])
+def test_one_holds_a_file_or_folder_until_it_lets_go_or_dies(tmp_path, name):
+    (tmp_path / "file").touch()
+    with held(tmp_path / name) as mine, held(tmp_path / name) as theirs:
+        assert (mine, theirs) == (True, False)
+    child = os.fork()
+    if not child:
+        with held(tmp_path / name):
+            os._exit(0)
+    os.waitpid(child, 0)
+    with held(tmp_path / name, wait=True) as mine:
+        assert mine
+    with pytest.raises(FileNotFoundError), held(tmp_path / "none"):
+        pass

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
-from streams import recognizer
+from streams import database, engine, heard_by, listener
 
 from kit import live
+from kit.audio.reading import read_audio
 from kit.cli import main
 from kit.decoding.events import Final, Hotword, Partial
-from kit.model.export import save_export
+from kit.model.export import load_export, save_export
+from kit.text.phonemes import PhonemeInventory
 
-PLAIN = [f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "timing")]
+PLAIN = [f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "guard", "timing")]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
-    save_export(recognizer(), folder / "export", {})
+    save_export(listener(), folder / "export", {})
     noise = 0.1 * np.random.default_rng(0).standard_normal(40000)
     soundfile.write(folder / "a.wav", noise, 16000)
     return folder
@@ -39,6 +41,19 @@ def test_json_events(place, capsys):
     assert events[-1]["event"] == "final"
     assert events[-1]["end"] == 2.5
     assert {event["event"] for event in events} <= {"began", "partial", "final"}
+
+
+def test_hotwords_are_told(place, capsys):
+    samples = read_audio(place / "a.wav")
+    heard = heard_by(engine(model=load_export(place / "export")).session(), samples)
+    database(place, {"外滩": PhonemeInventory.default().decode(heard[4:10])})
+    assert main(line(place, "events=json", f"hotwords={place / 'db'}")) == 0
+    events = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert [event["text"] for event in events if event["event"] == "hotword"] == ["外滩"]
+    assert main(line(place, f"hotwords={place / 'db'}")) == 0
+    assert "hotword: 外滩" in capsys.readouterr().err
+    assert main(line(place, f"hotwords={place / 'none'}")) == 2
+    assert str(place / "none") in capsys.readouterr().err
 
 
 def test_text_goes_to_standard_output_and_partials_beside_it(place, capsys):

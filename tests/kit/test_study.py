@@ -4,7 +4,7 @@ import json
 import statistics
 
 import pytest
-from small import SIZES
+from small import SIZES, small_config
 
 from kit import study
 from kit.cli import main
@@ -145,3 +145,15 @@ def test_a_measure_that_is_nowhere_is_told():
         study._figure(["dev", "whole", "all", "MER"], reports, {})
     with pytest.raises(KitError, match="there is no '320 ms'"):
         study._figure(["dev", "320 ms", "all", "PER"], {"dev": {"parts": {}}}, {})
+
+
+def test_an_evaluation_with_hotwords_is_known_by_what_they_are(tmp_path):
+    personal = tmp_path / "own.tsv"
+    personal.write_text("外滩\n", "utf-8")
+    (tmp_path / "manifest.json").write_text("{}")
+    assert study.names_digest(small_config()) == []
+    config = small_config(f"hotwords={tmp_path}", f"personal={personal}")
+    one = study.names_digest(config)
+    assert one == study.names_digest(config) != study.names_digest(small_config(f"personal={personal}"))
+    (tmp_path / "manifest.json").write_text('{"build": 2}')
+    assert study.names_digest(config) != one

@@ -44,8 +44,8 @@ WHOLE = "[encoder, phoneme_head, adaptor, llm]"
 
 
 def write_configs(folder: Path) -> Path:
-    """configs/ with the real config.yaml, trainer and augmentation groups, and toys in the other groups."""
-    for group in ("trainer", "augmentation"):
+    """configs/ with the real config.yaml and the groups that need nothing of a stage, and toys in the others."""
+    for group in ("trainer", "augmentation", "retrieval"):
         shutil.copytree(PACKAGE_CONFIGS / group, folder / group)
     shutil.copy(PACKAGE_CONFIGS / "config.yaml", folder)
     stages = {

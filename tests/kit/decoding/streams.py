@@ -3,8 +3,12 @@
 import torch
 from small import small_config, small_recognizer
 
+from kit.audio.features import LogMel
+from kit.decoding.callbacks import DecodingCallback
 from kit.decoding.engine import Engine
 from kit.decoding.events import Final, Partial
+from kit.retrieval.build import build
+from kit.text.phonemes import PhonemeInventory
 
 
 def recognizer(seed=4):
@@ -18,14 +22,25 @@ def recognizer(seed=4):
     return model
 
 
+def listener(seed=4):
+    """A recognizer that hears something else in almost every frame."""
+    model = recognizer(seed)
+    with torch.inference_mode():
+        features = LogMel()(noise(4))[None]
+        frames, _ = model.encode(features, torch.tensor([features.shape[1]]))
+        model.phoneme_head.out.bias -= model.phoneme_head(frames).mean((0, 1))
+    return model
+
+
 PLAIN = ["decoding=streaming", "decoding.max_tokens=8", "decoding.beam=1"] + [
-    f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "timing")
+    f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "guard", "timing")
 ]
 
 
-def engine(*overrides, model=None, sessions=1, **options):
+def engine(*overrides, model=None, sessions=1, hotwords=None, **options):
     """Without callbacks unless `overrides` bring some back."""
-    return Engine(model or recognizer(), small_config(*PLAIN, *overrides).decoding, sessions, **options)
+    found = [f"hotwords={hotwords}"] if hotwords else []
+    return Engine(model or recognizer(), small_config(*PLAIN, *overrides, *found).decoding, sessions, **options)
 
 
 def noise(seconds, seed=0, level=0.1):
@@ -49,3 +64,26 @@ def finals(events):
 
 def partials(events):
     return [event for event in events if isinstance(event, Partial)]
+
+
+def heard_by(session, samples):
+    """The phonemes that a session hears in a stream."""
+    keep = _Phonemes()
+    session.callbacks.append(keep)
+    pushed(session, samples, seed=0)
+    return keep.found
+
+
+class _Phonemes(DecodingCallback):
+    def final(self, utterance, event):
+        self.found = list(utterance.phonemes)
+        return event
+
+
+def database(folder, names):
+    """A database of hotwords: of texts, or of texts with their phonemes as symbols."""
+    given = names if isinstance(names, dict) else dict.fromkeys(names, ())
+    lines = ["\t".join((name, "", "", " ".join(symbols))) for name, symbols in given.items()]
+    (folder / "names.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+    build(folder / "names.tsv", folder / "db", PhonemeInventory.default(), dense=False)
+    return folder / "db"

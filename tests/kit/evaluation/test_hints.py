@@ -83,6 +83,7 @@ def test_hints_reach_the_recognizer_and_the_report(decoding, corpus, monkeypatch
     config = small_config(
         "hints_from=mixed", f"decoding={decoding}", "decoding.max_tokens=2", "split=unseen", cache=corpus.cache
     )
+    config.decoding.callbacks.guard = None
     if decoding == "streaming":
         config.decoding.callbacks.gate = None
     data, recognizer = corpus.data(config), small_recognizer()

@@ -6,6 +6,9 @@ import pytest
 from kit.evaluation.metrics import (
     EntityRecall,
     HallucinationRate,
+    HintPrecision,
+    HintRecall,
+    HintVerbatim,
     MixedErrorRate,
     PhonemeErrorRate,
     RecitedRate,
@@ -90,6 +93,18 @@ def test_recited_are_wrong_hints_that_come_up():
         ["去外摊", "去外滩", "art"], ["去外滩", "去外滩", "party"], [["外摊", "外滩"], ["外滩", "春熙路"], ["art"]]
     )
     assert float(rate.compute()) == pytest.approx(2 / 3)  # 外滩 was said and counts for nothing
+
+
+def test_a_hint_was_said_if_its_letters_or_its_sounds_were():
+    hints = [["外滩", "歪摊", "春熙路"], ["sea", "radio"], []]
+    said = ["导航到外滩", "see the radio", "打开天窗"]
+    right, verbatim, recall = HintPrecision(), HintVerbatim(), HintRecall()
+    right.update(hints, said)
+    verbatim.update(hints, said)
+    recall.update(hints, [["外滩"], ["radio", "see"], ["天窗"]])
+    assert float(right.compute()) == pytest.approx(3 / 5)  # 歪 has another tone than 外; sea sounds like see
+    assert float(verbatim.compute()) == pytest.approx(2 / 5)
+    assert float(recall.compute()) == pytest.approx(2 / 4)
 
 
 def test_shares_in_pieces_are_shares_at_once():

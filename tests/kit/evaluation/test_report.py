@@ -1,9 +1,11 @@
 import json
 import random
+from dataclasses import replace
 
 import jiwer
 import pytest
 from small import small_config, small_recognizer
+from streams import database, listener
 
 from kit.evaluation.report import Scored, evaluate, groups, measure, rates, show, ways
 from kit.model.export import save_export
@@ -63,6 +65,39 @@ def test_a_report_from_data_to_table(parts, corpus, tmp_path, capsys):
     assert ("MER" in printed) == ("llm" in parts)
     assert printed.count("heard") == len(report["examples"]) == 5
     assert "None" not in printed
+
+
+def test_figures_of_hints_where_there_were_any():
+    assert "hints said" not in rates(ROWS)
+    rows = [replace(ROWS[0], names=["外滩"], hints=["外滩", "外摊"], shown=["外滩"]), *ROWS[1:]]
+    found = rates(rows)
+    assert found["hints an utterance"] == 0.25
+    assert (found["hints said"], found["hints verbatim"], found["names hinted"]) == (100.0, 100.0, 100.0)
+    assert found["recited"] == 100.0  # what the recognizer was given and did not show to the LLM counts, too
+    assert rates([replace(row, shown=[]) for row in rows])["names hinted"] == 0.0
+
+
+@pytest.mark.parametrize("decoding", ["chunked", "streaming"])
+def test_retrieval_reaches_the_report(decoding, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("kit.evaluation.streaming.silent_clips", lambda count: [])
+    recognizer, part = listener(), ["split=unseen", "decoding.max_tokens=1", "decoding.beam=1"]
+
+    def measured(*overrides):
+        config = small_config(*part, *overrides, cache=corpus.cache)
+        for name in {"endpoint", "gate", "trim", "veto"} & set(config.decoding.callbacks):
+            config.decoding.callbacks[name] = None
+        return measure(config, recognizer, corpus.data(config))
+
+    heard = measured("decoding=chunked")["examples"][0]
+    name = heard["reference"]
+    folder = database(tmp_path, {name: heard["phonemes"][:6]})
+    report = measured(f"decoding={decoding}", f"hotwords={folder}")
+    (example,) = [one for one in report["examples"] if one["id"] == heard["id"]]
+    assert example["shown"] == example["hints"] == [name]
+    *_, way = report["parts"]["unseen"].values()  # a stream stands behind the whole pass, which hears other phonemes
+    assert way["all"]["hints an utterance"] > 0 and "hints said" in way["all"]
+    show(report)
+    assert "hints that were said" in capsys.readouterr().out
 
 
 def test_rates_do_not_depend_on_the_order_of_utterances():

@@ -232,6 +232,20 @@ def test_spoken_words_are_remembered(monkeypatch):
     phonemes.spoken_by_rule.cache_clear()
 
 
+def test_words_asked_together_sound_as_words_asked_alone(monkeypatch):
+    rng = random.Random(7)
+    texts = [normalize("".join(rng.choices("abeiklmnorstuz", k=rng.randint(2, 9)))) for _ in range(60)]
+    texts += ["zorvik's", "播放blenmar", "the grumolf", "oolor'een", ""]
+    phonemes.spoken_by_rule.cache_clear()
+    alone = [phonemize(text) for text in texts]
+    phonemes.spoken_by_rule.cache_clear()
+    phonemes.ask_ahead(texts)
+    monkeypatch.setattr(phonemes, "_espeak_ipas", lambda words: [pytest.fail(word) for word in words])
+    assert [phonemize(text) for text in texts] == alone
+    phonemes.ask_ahead(texts[::-1] * 2)
+    phonemes.spoken_by_rule.cache_clear()
+
+
 def _say_in_child(word, pipe):
     pipe.send((phonemize(word), list(phonemes._workers)))
 

@@ -1,0 +1,35 @@
+"""Options of commands that need no configuration: key=value with a default each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kit.errors import UsageError, nearest
+
+
+def choose(command: str, defaults: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
+    """The defaults with the values given on the command line.
+
+    Raises:
+        UsageError: `command` has no such option.
+    """
+    chosen = dict(defaults)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in chosen:
+            guess = nearest(key, chosen)
+            known = ", ".join(chosen) or "it has none"
+            raise UsageError(f"unknown option {key} of {command}; {f'did you mean {guess}?' if guess else known}")
+        chosen[key] = value
+    return chosen
+
+
+def whole_number(key: str, written: str, least: int = 1) -> int:
+    """The number that an option has.
+
+    Raises:
+        UsageError: it is none, or below `least`.
+    """
+    if not written.isdecimal() or int(written) < least:
+        raise UsageError(f"{key}={written} must be a whole number from {least} up")
+    return int(written)

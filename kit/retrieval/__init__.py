@@ -1,0 +1,1 @@
+"""Hotwords: names by their sound, in lists of any size, found in what is heard."""
