@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from kit.decoding.callbacks import DecodingCallback, Utterance
@@ -32,9 +33,11 @@ class Hotwords(DecodingCallback):
 
     Attributes:
         own: the session's own names.
+        tells_all: whether `find` tells every time all that was heard, and what it tells no more never was.
     """
 
     vouches = True
+    tells_all = False
     own: PersonalList
 
     def __init__(
@@ -58,7 +61,7 @@ class Hotwords(DecodingCallback):
         check_inventory(inventory)
         self._inventory = inventory
         self._shared = Shared.of(self.database, inventory) if self.database else None
-        self.own = PersonalList.load(self.personal, inventory) if self.personal else PersonalList(inventory)
+        self.own = _own_list(self.personal, inventory) if self.personal else PersonalList(inventory)
 
     def add(self, names: Iterable[Name | str]) -> None:
         """Take up names of the session's own, all or none.
@@ -82,7 +85,7 @@ class Hotwords(DecodingCallback):
         raise NotImplementedError
 
     def find(self, utterance: Utterance) -> Iterable[tuple[Lexicon, Sequence[Match]]]:
-        """What was heard in each list since the call before, or since it has begun."""
+        """What was heard in each list since the call before, or since it has begun; or else all, see `tells_all`."""
         raise NotImplementedError
 
     def start(self, utterance: Utterance) -> None:
@@ -99,7 +102,10 @@ class Hotwords(DecodingCallback):
         """Tells what is a hint from now on."""
         if self.own.version != self._mine.version:
             self._renew()
-        for lexicon, matches in self.find(utterance):
+        found = self.find(utterance)
+        if self.tells_all:
+            self._found, self._set = [], HintSet(self.most, self.homophones)
+        for lexicon, matches in found:
             if lexicon is self._big:
                 self._found += matches
             self._heard(lexicon, matches)
@@ -141,3 +147,15 @@ class ExactHotwords(Hotwords):
             matches, after = search.search(utterance.phonemes[state.heard :], state)
             self._searches[own] = search, after
             yield search.lexicon, matches
+
+
+def _own_list(path: str | Path, inventory: PhonemeInventory) -> PersonalList:
+    """The list in a file, which many sessions begin with: it is read again when the file has changed."""
+    path = Path(path).resolve()
+    seen = path.stat() if path.exists() else None
+    return _read_list(path, seen and (seen.st_mtime_ns, seen.st_ino, seen.st_size), inventory).copy()
+
+
+@lru_cache(maxsize=64)
+def _read_list(path: Path, seen: object, inventory: PhonemeInventory) -> PersonalList:
+    return PersonalList.load(path, inventory)

@@ -61,13 +61,14 @@ class DenseIndex:
 
     Attributes:
         chances: how surprising the phonemes of the names are.
-        credit: (keys of the database,) of each name, see `kit.retrieval.evidence`.
+        credit, sizes: (keys of the database,) of each name, see `kit.retrieval.evidence`, and how many phonemes it has.
     """
 
     def __init__(self, database: Database, arrays: dict[str, NDArray[Any]], device: str = "cpu") -> None:
         self.embedding = Embedding(arrays["sounds"], arrays["groups"], arrays["projection"])
         self.keys = long_keys(database)
         self.chances = Chances(arrays["chances"])
+        self.sizes = np.diff(database.starts)
         self.credit = self.chances.credit(database.strings, database.starts)
         self._search: Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
         if torch.device(device).type != "cpu":

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 LOST = 0.75  # what a missing or surplus phoneme costs; one that is taken for another costs at most 1
 
+_Array = NDArray[np.float32]
+
 
 class Edits:
     """The cheapest edits of some strings into stretches of a growing text (Sellers 1980), all strings at once.
@@ -21,14 +23,13 @@ class Edits:
         start: the state before any text.
     """
 
-    def __init__(self, costs: NDArray[np.float32], strings: Sequence[bytes]) -> None:
+    def __init__(self, costs: _Array, strings: Sequence[bytes]) -> None:
         self._sizes = np.array([len(string) for string in strings], np.intp)
         longest = int(self._sizes.max(initial=0))
         padded = np.frombuffer(b"".join(string.ljust(longest, b"\0") for string in strings), np.uint8)
         self._costs, self._strings = costs, padded.reshape(len(strings), longest)
-        self._rows = np.arange(len(strings))
-        self._lost = LOST * np.arange(longest + 1, dtype=np.float32)
-        self.start = np.tile(self._lost, (len(strings), 1))
+        self._names = np.arange(len(strings))
+        self.start = np.zeros((len(strings), longest + 1), np.float32)
 
     def follow(
         self, state: NDArray[np.float32], text: Sequence[int]
@@ -39,11 +40,12 @@ class Edits:
             (n, N): for a stretch that ends with each of the n symbols, wherever it begins, what each string costs; and
             the state to go on from. The one that was given stays as it is.
         """
-        found = np.empty((len(text), len(self._rows)), np.float32)
-        for place, symbol in enumerate(text):
-            taken = state[:, :-1] + self._costs[symbol][self._strings]
-            state = np.concatenate([np.zeros((len(state), 1), np.float32), np.minimum(taken, state[:, 1:] + LOST)], 1)
-            # A symbol of the string that the text lacks: the least over all that stand before it.
-            state = np.minimum.accumulate(state - self._lost, 1) + self._lost
-            found[place] = state[self._rows, self._sizes]
-        return found, state
+        # What a string's first j symbols cost, less j times LOST: then to lose one more is to take the least so far.
+        states = np.zeros((len(text) + 1, *state.shape), np.float32)
+        states[0] = state
+        taken = self._costs[list(text)][:, self._strings] - LOST
+        for before, after, cost in zip(states[:-1], states[1:], taken, strict=True):
+            np.add(before[:, :-1], cost, out=after[:, 1:])
+            np.minimum(after[:, 1:], before[:, 1:] + LOST, out=after[:, 1:])
+            np.minimum.accumulate(after, 1, out=after)
+        return states[1:, self._names, self._sizes] + LOST * self._sizes.astype(np.float32), states[-1]

@@ -86,9 +86,10 @@ class Embedding:
         return np.concatenate([self._course(padded, sizes), self._grouped(padded, sizes), length], 1)
 
     def _course(self, padded: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
-        places = (np.arange(padded.shape[1]) + 0.5) / sizes[:, None]
-        phases = np.pi * np.arange(WAVES)[:, None] * places[:, None]  # (N, WAVES, M)
-        waves = (np.cos(phases) / np.sqrt(sizes)[:, None, None]).astype(np.float32)
+        different, which = np.unique(sizes, return_inverse=True)
+        places = (np.arange(padded.shape[1]) + 0.5) / different[:, None]
+        phases = np.pi * np.arange(WAVES)[:, None] * places[:, None]  # (sizes, WAVES, M)
+        waves = (np.cos(phases) / np.sqrt(different)[:, None, None]).astype(np.float32)[which]
         return (waves @ self.sounds[padded]).reshape(len(padded), -1)  # behind a string stand blanks, which are zeros
 
     def _grouped(self, padded: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.float32]:

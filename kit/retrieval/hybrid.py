@@ -120,7 +120,7 @@ class HybridSearch(ABC):
         credit: (keys,) of each name, see `kit.retrieval.evidence`.
         sizes: (keys,) phonemes of each.
         margin: evidence that a name needs: what cannot have so much is not proposed.
-        shortest: phonemes of names that are looked for.
+        shortest: phonemes of names that are looked for; as in `kit.retrieval.exact.ExactSearch`.
     """
 
     def __init__(
@@ -130,11 +130,12 @@ class HybridSearch(ABC):
         credit: NDArray[np.float32],
         sizes: NDArray[np.int64],
         margin: float,
-        shortest: int,
+        shortest: int | None,
     ) -> None:
-        self.lexicon, self._credit = lexicon, credit
-        self._spare = np.where(sizes >= shortest, credit - margin, -np.inf)
+        self.lexicon, self.margin = lexicon, margin
+        self._credit, self._sizes = credit, sizes
         self._exact, self._costs = ExactSearch(lexicon, shortest), costs(inventory)
+        self.shortest = self._exact.shortest
 
     def propose(self, heard: Sequence[tuple[Hearing, Progress]]) -> list[tuple[list[Proposal], Progress]]:
         """What may have been said in the newest phonemes of each of some utterances, and how far they are now."""
@@ -150,6 +151,10 @@ class HybridSearch(ABC):
     ) -> list[tuple[list[Proposal], NDArray[np.float32] | None]]:
         """Names that sound like something new in each utterance, and `Progress.edits`."""
 
+    def _spare(self, keys: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the audio of some names may cost them."""
+        return np.where(self._sizes[keys] >= self.shortest, self._credit[keys] - self.margin, -np.inf)
+
     def _said(self, matches: Iterable[Match]) -> list[Proposal]:
         return [self._proposal(one.key, one.start, one.end, exact=True) for one in matches]
 
@@ -161,7 +166,7 @@ def search_in(
     lexicon: Database | MemoryLexicon,
     inventory: PhonemeInventory,
     margin: float,
-    shortest: int = 4,
+    shortest: int | None = None,
     chances: Chances | None = None,
     device: str = "cpu",
 ) -> HybridSearch:
@@ -183,10 +188,9 @@ def search_in(
 class AmongMillions(HybridSearch):
     """By the dense index of a database."""
 
-    def __init__(self, database: Database, margin: float, shortest: int, device: str) -> None:
+    def __init__(self, database: Database, margin: float, shortest: int | None, device: str) -> None:
         self._index = database.dense(device)
-        sizes = np.diff(database.starts)
-        super().__init__(database, database.inventory, self._index.credit, sizes, margin, shortest)
+        super().__init__(database, database.inventory, self._index.credit, self._index.sizes, margin, shortest)
 
     def _near(
         self, heard: Sequence[tuple[Hearing, Progress]]
@@ -200,7 +204,7 @@ class AmongMillions(HybridSearch):
         ]
         texts = [bytes(one.phonemes) for one, _ in heard]
         keys, far = self._index.nearest([texts[row][start:end] for row, start, end in windows], NEAREST)
-        window, rank = ((keys >= 0) & (far <= REACH * self._spare[keys])).nonzero()
+        window, rank = ((keys >= 0) & (far <= REACH * self._spare(keys))).nonzero()
         order = np.argsort(far[window, rank], kind="stable")
         spans: list[dict[int, tuple[int, int]]] = [{} for _ in heard]
         for place, key in zip(window[order].tolist(), keys[window, rank][order].tolist(), strict=True):
@@ -221,7 +225,7 @@ class AmongMillions(HybridSearch):
         names = np.arange(len(keys))
         least = np.minimum(found[ends, names], found[np.maximum(ends - 1, 0), names])
         best = np.argsort(least / [len(string) for string in strings], kind="stable")
-        chosen = best[(self._spare[keys] > SLOPE * least)[best]][:HEARD]
+        chosen = best[(self._spare(keys) > SLOPE * least)[best]][:HEARD]
         return [self._proposal(key, *spans[key]) for key in keys[chosen].tolist()]
 
 
@@ -229,12 +233,17 @@ class AmongSome(HybridSearch):
     """By comparing all names of a list with what was heard."""
 
     def __init__(
-        self, lexicon: MemoryLexicon, inventory: PhonemeInventory, margin: float, shortest: int, chances: Chances
+        self,
+        lexicon: MemoryLexicon,
+        inventory: PhonemeInventory,
+        margin: float,
+        shortest: int | None,
+        chances: Chances,
     ) -> None:
         strings = [lexicon.phonemes(key) for key in range(lexicon.keys)]
-        self._sizes = np.array([len(string) for string in strings], np.int64)
-        joined, starts = np.frombuffer(b"".join(strings), np.uint8), np.concatenate([[0], np.cumsum(self._sizes)])
-        super().__init__(lexicon, inventory, chances.credit(joined, starts), self._sizes, margin, shortest)
+        sizes = np.array([len(string) for string in strings], np.int64)
+        joined, starts = np.frombuffer(b"".join(strings), np.uint8), np.concatenate([[0], np.cumsum(sizes)])
+        super().__init__(lexicon, inventory, chances.credit(joined, starts), sizes, margin, shortest)
         self._edits = Edits(self._costs, strings)
 
     def _near(
@@ -248,7 +257,7 @@ class AmongSome(HybridSearch):
             return [], after
         least, ends = found.min(0), done.exact.heard + found.argmin(0) + 1
         best = np.argsort(least / self._sizes, kind="stable")
-        chosen = best[(self._spare > SLOPE * least)[best]][:HEARD]
+        chosen = best[(self._spare(best) > SLOPE * least[best])][:HEARD]
         starts = np.maximum(ends - self._sizes, 0)
         return [self._proposal(int(key), int(starts[key]), int(ends[key])) for key in chosen], after
 

@@ -89,6 +89,14 @@ class PersonalList(Lexicon):
             self.hidden |= {_key(text)} - {""}
             self._renew()
 
+    def copy(self) -> Self:
+        """Another list of the names of now, to go its own way."""
+        other = type(self)(self.inventory)
+        with self._changing:
+            other._names, other.hidden = dict(self._names), self.hidden
+            other._go_by(self._lexicon)
+        return other
+
     def snapshot(self) -> MemoryLexicon:
         """The names of now, which stay as they are."""
         return self._lexicon
@@ -132,8 +140,11 @@ class PersonalList(Lexicon):
         for entry, found in self._names.values():
             for sound in found:
                 sounds.setdefault(sound, []).append(entry)
-        self._lexicon = MemoryLexicon(sounds, f"personal-{next(_versions)}")
-        self.version, self.keys, self.longest = self._lexicon.version, self._lexicon.keys, self._lexicon.longest
+        self._go_by(MemoryLexicon(sounds, f"personal-{next(_versions)}"))
+
+    def _go_by(self, lexicon: MemoryLexicon) -> None:
+        self._lexicon = lexicon
+        self.version, self.keys, self.longest = lexicon.version, lexicon.keys, lexicon.longest
 
 
 def add_to_file(

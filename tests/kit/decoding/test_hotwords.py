@@ -16,6 +16,7 @@ from kit.decoding.offline import recognize, transcribe_files
 from kit.errors import KitError, UsageError
 from kit.model.export import save_export
 from kit.retrieval.build import build
+from kit.retrieval.personal import PersonalList
 from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
 from kit.text.prompt import SPECIALS
 
@@ -90,6 +91,24 @@ def test_an_own_list_needs_no_database(tmp_path):
     assert say(made, "打电话给王小明")[1] == ["王小明"]
     with pytest.raises(KitError, match="pronounced"):
         made.add(["♪♪"])
+
+
+def test_sessions_begin_with_the_same_file_and_go_their_own_ways(tmp_path, monkeypatch):
+    reads, load = [], PersonalList.load
+    monkeypatch.setattr(PersonalList, "load", lambda *arguments: reads.append(1) or load(*arguments))
+    path = tmp_path / "own.tsv"
+    path.write_text("王小明\n", "utf-8")
+    one, other = callback(personal=path), callback(personal=path)
+    one.add(["静安寺公园"])
+    one.remove(["王小明"])
+    assert say(one, "王小明去静安寺公园")[1] == ["静安寺公园"]
+    assert say(other, "王小明去静安寺公园")[1] == ["王小明"]
+    assert len(reads) == 1
+    path.write_text("静安寺公园\n", "utf-8")
+    assert say(callback(personal=path), "王小明去静安寺公园")[1] == ["静安寺公园"]
+    assert len(reads) == 2
+    with pytest.raises(UsageError, match="none.tsv"):
+        callback(personal=tmp_path / "none.tsv")
 
 
 def test_a_new_database_counts_from_the_next_utterance_on(tmp_path):
