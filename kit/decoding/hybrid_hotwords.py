@@ -50,6 +50,7 @@ class HybridHotwords(Hotwords):
     ) -> None:
         super().__init__(database, personal, most, homophones, shortest)
         self.margin, self.verify, self.device = margin, verify, device
+        self._searches: dict[bool, HybridSearch] = {}
 
     def prepare(self, inventory: PhonemeInventory) -> None:
         """Open the lists.
@@ -70,10 +71,15 @@ class HybridHotwords(Hotwords):
 
     def begin(self, lexicon: Lexicon, own: bool) -> None:
         """Search a list from the beginning of the utterance."""
-        assert isinstance(lexicon, Database | MemoryLexicon)
-        search = search_in(lexicon, self._inventory, self.margin, self.shortest, device=self.device)
-        self._courses[own] = _Course(search, Progress(), [])
+        if own not in self._searches or self._searches[own].lexicon is not lexicon:
+            self._searches[own] = self._search(lexicon)
+        self._courses[own] = _Course(self._searches[own], Progress(), [])
         self._next.pop(own, None)
+
+    def _search(self, lexicon: Lexicon) -> HybridSearch:
+        assert isinstance(lexicon, Database | MemoryLexicon)
+        chances = self._big.dense(self.device).chances if self._big is not None else None
+        return search_in(lexicon, self._inventory, self.margin, self.shortest, chances, self.device)
 
     @classmethod
     def together(cls, heard: Sequence[tuple[HybridHotwords, Utterance]]) -> None:

@@ -29,7 +29,8 @@ from kit.text.phonemes import PhonemeInventory
 LENGTHS = (6, 8, 11, 14, 20)  # phonemes of the stretches that are looked up; names between come near enough
 NEAREST = 6  # names a stretch
 REACH = 80.0  # squared distance in the index that a nat of spare evidence reaches
-COMPARED = 64  # names a stream and chunk, the nearest, that are compared phoneme by phoneme
+BLOCK = 16  # phonemes that what follows holds for: a chunk, or a part of a longer one
+COMPARED = 64  # names, the nearest, that are compared phoneme by phoneme
 HEARD = 8  # of these, the nearest by that, that are held against the audio
 SLOPE = 2.5  # nats that an edit costs at least, by the audio: more in 98 of 100 names that were said
 _BEFORE, _BEHIND = 2, 3  # frames around the phonemes of a stretch, where those that were lost may lie
@@ -195,23 +196,41 @@ class AmongMillions(HybridSearch):
     def _near(
         self, heard: Sequence[tuple[Hearing, Progress]]
     ) -> list[tuple[list[Proposal], NDArray[np.float32] | None]]:
-        windows = [
-            (row, end - size, end)
+        blocks = [
+            (row, begin, min(begin + BLOCK, len(one.phonemes)))
             for row, (one, done) in enumerate(heard)
-            for end in range(done.exact.heard + 1, len(one.phonemes) + 1)
+            for begin in range(done.exact.heard, len(one.phonemes), BLOCK)
+        ]
+        texts = [bytes(one.phonemes) for one, _ in heard]
+        found: list[list[Proposal]] = [[] for _ in heard]
+        for (row, _, _), spans in zip(blocks, self._looked_up(texts, blocks), strict=True):
+            found[row] += self._compared(texts[row], spans)
+        return [(proposals, None) for proposals in found]
+
+    def _looked_up(
+        self, texts: Sequence[bytes], blocks: Sequence[tuple[int, int, int]]
+    ) -> list[dict[int, tuple[int, int]]]:
+        """For each block, phonemes [begin, stop) of a text, the names that sound like something that ends there.
+
+        Returns:
+            key -> the stretch [start, end) that comes nearest to it.
+        """
+        windows = [
+            (block, end - size, end)
+            for block, (_, begin, stop) in enumerate(blocks)
+            for end in range(begin + 1, stop + 1)
             for size in LENGTHS
             if size <= end
         ]
-        texts = [bytes(one.phonemes) for one, _ in heard]
-        keys, far = self._index.nearest([texts[row][start:end] for row, start, end in windows], NEAREST)
+        keys, far = self._index.nearest([texts[blocks[block][0]][start:end] for block, start, end in windows], NEAREST)
         window, rank = ((keys >= 0) & (far <= REACH * self._spare(keys))).nonzero()
         order = np.argsort(far[window, rank], kind="stable")
-        spans: list[dict[int, tuple[int, int]]] = [{} for _ in heard]
+        spans: list[dict[int, tuple[int, int]]] = [{} for _ in blocks]
         for place, key in zip(window[order].tolist(), keys[window, rank][order].tolist(), strict=True):
-            row, start, end = windows[place]
-            if len(spans[row]) < COMPARED:
-                spans[row].setdefault(key, (start, end))  # where it comes nearest
-        return [(self._compared(text, found), None) for text, found in zip(texts, spans, strict=True)]
+            block, start, end = windows[place]
+            if len(spans[block]) < COMPARED:
+                spans[block].setdefault(key, (start, end))
+        return spans
 
     def _compared(self, text: bytes, spans: dict[int, tuple[int, int]]) -> list[Proposal]:
         """The best by comparing phonemes, of names that were found at some spans of a text."""
