@@ -88,9 +88,21 @@ def stage_of(corpus, config):
 def test_keywords_are_those_of_the_training_transcripts(made):
     stage, data = made
     stage.draw = HintDraw.of(stage.config.stage.context, data)
-    wanted = {name for cut in data.cuts("train") for name in cut.supervisions[0].custom["entities"]}
+    wanted = {name for cut in data.cuts("train+made") for name in cut.supervisions[0].custom["entities"]}
     assert set(stage.draw.keywords.names) == wanted
     assert wanted
+
+
+def test_made_up_names_are_said_and_hinted(made):
+    """Beside the sentences of training, which its other stages know."""
+    stage, data = made
+    stage.draw = HintDraw.of(stage.config.stage.context, data)
+    heard = [cut for batch in islice(data.train_dataloader(), 6) for cut in batch.cuts]
+    invented = [cut for cut in heard if cut.id.startswith("made-")]
+    assert 0 < len(invented) < len(heard)
+    assert {name for cut in invented for name in data.entities(cut)} <= set(stage.draw.keywords.names)
+    data.begin(small_config("stage=sft", cache=data.config.cache))
+    assert not any(cut.id.startswith("made-") for batch in islice(data.train_dataloader(), 6) for cut in batch.cuts)
 
 
 def test_keywords_from_a_file(corpus, tmp_path):
