@@ -272,7 +272,7 @@ class SpeechData(L.LightningDataModule):
     def cuts(self, split: str) -> CutSet:
         """The cuts of a split, read once."""
         if split not in self._cuts:
-            cuts = self._read(split)
+            cuts = self._part(split)
             if not len(cuts) and split != "dev":
                 raise KitError(
                     f"the {split} part of data={self.config.data.name} is empty; give it at least one utterance"
@@ -280,7 +280,7 @@ class SpeechData(L.LightningDataModule):
             self._cuts[split] = cuts
         return self._cuts[split]
 
-    def _read(self, split: str) -> CutSet:
+    def _part(self, split: str) -> CutSet:
         if split == self.SILENCE:
             return self._silence()
         if JOIN in split:
