@@ -18,7 +18,7 @@ from lhotse.supervision import AlignmentItem
 from omegaconf import DictConfig
 from torch import Tensor
 
-from datamodules.features import RATE, AudioStore, Extract
+from datamodules.features import RATE, Extract, Joined
 from datamodules.noise import Noises, open_noises
 from datamodules.recordings import audio_files, cut_of, open_files, recording_of, with_samples
 from datamodules.synthesis import room_folder
@@ -153,7 +153,7 @@ class Augmentation:
         seed: of training; None makes chance a matter of the utterance's id alone.
     """
 
-    def __init__(self, transforms: Mapping[str, Transform], audio: AudioStore, seed: int | None) -> None:
+    def __init__(self, transforms: Mapping[str, Transform], audio: Joined[np.ndarray], seed: int | None) -> None:
         self.transforms, self.audio, self.seed = transforms, audio, seed
         self._extract = Extract()
 

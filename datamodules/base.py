@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
@@ -30,7 +31,7 @@ from datamodules.augmentation import (
     speech_start,
 )
 from datamodules.batch import SpeechBatch, TextBatch
-from datamodules.features import AudioStore, FeatureStore, build, build_audio, digest
+from datamodules.features import AudioStore, FeatureStore, Joined, build, build_audio, digest
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
 from datamodules.sampling import FavorLong
@@ -45,13 +46,15 @@ from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
 
+JOIN = "+"  # "train+made" is two parts taken as one
+
 Labels = tuple[str, torch.Tensor, torch.Tensor | None]
 
 
 class SpeechDataset(Dataset):
     """Turns a CutSet into a SpeechBatch; what depends on the cut alone is computed once."""
 
-    def __init__(self, store: FeatureStore, inventory: PhonemeInventory) -> None:
+    def __init__(self, store: Joined[torch.Tensor], inventory: PhonemeInventory) -> None:
         self.store, self.inventory = store, inventory
         self.augmentation: Augmentation | None = None
         self._labels: dict[str, Labels] = {}
@@ -187,6 +190,7 @@ class SpeechData(L.LightningDataModule):
     """
 
     SILENCE = "silence"  # the part of every corpus that has clips without speech
+    MADE: str | None = None  # the part with made-up names for training, where a corpus has one
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__()
@@ -217,9 +221,13 @@ class SpeechData(L.LightningDataModule):
 
     def warm_up(self) -> None:
         """Compute now what training needs, so that several processes find it done."""
-        for split in ("train", "dev"):
+        for split in (*self.training_part().split(JOIN), "dev"):
             if len(self.cuts(split)):
                 self.store(split)
+
+    def training_part(self) -> str:
+        """What the stage trains on: "train", or "train+made" with `stage.made_names`; + joins parts to one."""
+        return f"train+{self.MADE}" if self.MADE and self.config.stage.get("made_names") else "train"
 
     def load_cuts(self, split: str) -> CutSet:
         """The CutSet of "train", "dev" or a test part."""
@@ -264,13 +272,20 @@ class SpeechData(L.LightningDataModule):
     def cuts(self, split: str) -> CutSet:
         """The cuts of a split, read once."""
         if split not in self._cuts:
-            cuts = self._silence() if split == self.SILENCE else self.load_cuts(split).to_eager()
+            cuts = self._part(split)
             if not len(cuts) and split != "dev":
                 raise KitError(
                     f"the {split} part of data={self.config.data.name} is empty; give it at least one utterance"
                 )
             self._cuts[split] = cuts
         return self._cuts[split]
+
+    def _part(self, split: str) -> CutSet:
+        if split == self.SILENCE:
+            return self._silence()
+        if JOIN in split:
+            return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
+        return self.load_cuts(split).to_eager()
 
     def store(self, split: str) -> FeatureStore:
         """The cached features of a split, computed at first use."""
@@ -301,7 +316,8 @@ class SpeechData(L.LightningDataModule):
     def dataset(self, split: str) -> SpeechDataset:
         """The dataset of a split."""
         if split not in self._datasets:
-            self._datasets[split] = SpeechDataset(self.store(split), self.inventory)
+            features = Joined([self.store(part) for part in split.split(JOIN)])
+            self._datasets[split] = SpeechDataset(features, self.inventory)
         return self._datasets[split]
 
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -312,7 +328,7 @@ class SpeechData(L.LightningDataModule):
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
-        cuts, power = self.cuts("train"), self.config.stage.get("favor_long") or 0.0
+        cuts, power = self.cuts(self.training_part()), self.config.stage.get("favor_long") or 0.0
         sampler = FavorLong(cuts, power, self.config.seed, self._buckets) if power else self._buckets(cuts)
         return self._loader(self._augmented_train(), Endless(sampler, self.position))
 
@@ -320,17 +336,17 @@ class SpeechData(L.LightningDataModule):
         """Training's utterances under the `augmentation` of the configuration."""
         if self._transforms is None:
             self._transforms = build_transforms(self.config.get("augmentation"), self)
+        part = self.training_part()
         if not self._transforms:
-            return self.dataset("train")
-        return self.dataset("train").augmented(
-            Augmentation(self._transforms, self.audio("train"), seed=self.config.seed)
-        )
+            return self.dataset(part)
+        audio: Joined[np.ndarray] = Joined([self.audio(one) for one in part.split(JOIN)])
+        return self.dataset(part).augmented(Augmentation(self._transforms, audio, seed=self.config.seed))
 
     def _noisy(self, split: str, ratio: float) -> SpeechDataset:
         """A part with noise at `ratio` dB in every utterance, the same whatever the seed of training."""
         noise = Noise(1.0, ratio, 0.0, self.config.get(NOISE_FOLDER), held_out=True)
         noise.prepare(self)
-        return self.dataset(split).augmented(Augmentation({"noise": noise}, self.audio(split), seed=None))
+        return self.dataset(split).augmented(Augmentation({"noise": noise}, Joined([self.audio(split)]), seed=None))
 
     def _buckets(self, cuts: CutSet) -> DynamicBucketingSampler:
         """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,22 @@ _INDEX = "index.json"
 _BLOCK = 1 << 16
 
 S = TypeVar("S", bound="CutStore")
+T = TypeVar("T")
+Item = TypeVar("Item", covariant=True)
+
+
+class Rows(Protocol[Item]):
+    """What a store of features and one of samples have in common."""
+
+    index: dict[str, list[int]]
+
+    def __getitem__(self, name: str) -> Item:
+        """What there is of a recording."""
+        ...
+
+    def length(self, name: str) -> int:
+        """Rows of a recording."""
+        ...
 
 
 def digest(cuts: CutSet, bins: int) -> str:
@@ -91,9 +107,9 @@ class FeatureStore(CutStore):
 
     FILE, TYPE = "features.f16", np.float16
 
-    def __getitem__(self, cut_id: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> torch.Tensor:
         """(T, F) float32 features of a cut."""
-        return torch.from_numpy(self.rows(cut_id).astype(np.float32))
+        return torch.from_numpy(self.rows(name).astype(np.float32))
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each bin over all frames, summed in float64: two (F,) tensors."""
@@ -114,6 +130,21 @@ class AudioStore(CutStore):
     def __getitem__(self, name: str) -> np.ndarray:
         """(N,) int16 samples of a recording."""
         return self.rows(name)[:, 0]
+
+
+class Joined(Generic[T]):
+    """Stores of several recordings as one."""
+
+    def __init__(self, stores: Sequence[Rows[T]]) -> None:
+        self._owners = {name: store for store in stores for name in store.index}
+
+    def __getitem__(self, name: str) -> T:
+        """What the store of this recording has."""
+        return self._owners[name][name]
+
+    def length(self, name: str) -> int:
+        """Rows of a recording."""
+        return self._owners[name].length(name)
 
 
 def _audio(cut: Cut) -> torch.Tensor:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kit import config as configs
 from kit.errors import KitError, UsageError
@@ -222,6 +222,10 @@ def find_busy(config: DictConfig) -> Run | None:
 
 def material(config: DictConfig) -> str:
     """Fingerprint of all that decides which weights a run ends with."""
+    if "made" in (config.get("data") or {}) and not config.stage.get("made_names"):
+        config = config.copy()  # a part of the data that this stage does not take
+        OmegaConf.set_struct(config, False)
+        config.data.pop("made")
     sections = [str(key) for key in config if key not in _IMMATERIAL and key != "trainer"]
     trainer = [f"trainer.{key}" for key in config.trainer if key != "progress"]
     return configs.fingerprint(config, [*sections, *trainer])

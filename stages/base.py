@@ -32,6 +32,7 @@ from kit.optimizer import MuonAdamW
 from kit.text.phonemes import PhonemeInventory
 from kit.text.prompt import TEMPLATE, Prompt
 from kit.text.tokens import load_tokenizer, train_tokenizer
+from stages.hints import HintDraw
 
 
 def freeze_except(module: nn.Module, patterns: list[str], kept: Collection[str] = ()) -> list[str]:
@@ -237,7 +238,25 @@ class Stage(L.LightningModule):
 
 
 class TranscriptStage(Stage):
-    """A stage whose objective is the transcript: what differs is the YAML (which parts start where and which move)."""
+    """A stage whose objective is the transcript: what differs is the YAML (which parts start where and which move).
+
+    A section `stage.context` puts hints into the prompts of a share of the utterances.
+    """
+
+    draw: HintDraw | None = None
+
+    def on_fit_start(self) -> None:
+        """Lightning has the data module ready."""
+        self.learn_keywords(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def learn_keywords(self, data: SpeechData) -> None:
+        """Make ready to draw hints, if there are to be any.
+
+        Raises:
+            UsageError: there are no keywords, or their file cannot be used.
+        """
+        options = self.config.stage.get("context")
+        self.draw = HintDraw.of(options, data) if options and options.share else None
 
     def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
         """Cross-entropy of the transcripts, plus `stage.loss.ctc` times the phoneme CTC loss."""
@@ -260,8 +279,8 @@ class TranscriptStage(Stage):
         )
 
     def hints(self, batch: SpeechBatch) -> Sequence[Sequence[str]] | None:
-        """Words for the prompt of each utterance; None for no hints at all."""
-        return None
+        """Words for the prompt of each utterance, drawn anew; None for no hints at all."""
+        return [self.draw(text) for text in batch.texts] if self.draw else None
 
 
 def _source(part: str, config: DictConfig, starts: Mapping[str, Path]) -> Path | None:

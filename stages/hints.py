@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
 
 from omegaconf import DictConfig
 
 from datamodules.base import SpeechData
 from kit.errors import UsageError
 from kit.text.keywords import Keywords, occurs, read_keywords
-from kit.text.normalize import normalize, units
+from kit.text.normalize import normalize
 
 NEAREST = 4  # of those that sound like a keyword, so many may be its distractor
 
@@ -40,8 +39,9 @@ class HintDraw:
         Raises:
             UsageError: the file cannot be used, or there are no keywords.
         """
-        names = read_keywords(options.keywords) if options.keywords else data.keywords(["train"])
-        return cls(Keywords(names, data.transcripts(["train"]) if options.made else None, options.reach), options)
+        part = data.training_part()
+        names = read_keywords(options.keywords) if options.keywords else data.keywords([part])
+        return cls(Keywords(names, data.transcripts([part]) if options.made else None, options.reach), options)
 
     def __call__(self, text: str) -> list[str]:
         """The hints of one normalized transcript, in random order; none at all for a share of them.
@@ -66,29 +66,6 @@ class HintDraw:
             return None
         alike = [other for other in self.keywords.alike(name) if not occurs(other, text)][:NEAREST]
         return random.choice(alike) if alike else None
-
-
-class Inventor:
-    """Makes names that nobody knows, out of the characters and words of some normalized texts."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        found = sorted({unit for text in texts for unit in units(text)})
-        self.characters = [unit for unit in found if not unit.isascii()]
-        self.words = [unit for unit in found if unit.isascii() and unit.isalpha() and len(unit) > 3]
-
-    def __call__(self, like: str) -> str:
-        """A name as long as another one and in its scripts, by Python's generator, which every step seeds."""
-        made = []
-        for unit in units(like):
-            pool = self.words if unit.isascii() else self.characters
-            if not pool:
-                made.append(unit)
-            elif unit.isascii():
-                first, second = random.choices(pool, k=2)
-                made.append(first[: -(-len(first) // 2)] + second[len(second) // 2 :])
-            else:
-                made.append(random.choice(pool))
-        return normalize(" ".join(made))
 
 
 def replaced(text: str, name: str, other: str) -> str:

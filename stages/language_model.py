@@ -18,10 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules.batch import TextBatch
 from kit.model.heads import Adaptor
 from kit.model.recognizer import Recognizer
+from kit.text.invented import Inventor
 from kit.text.keywords import occurs
 from kit.text.phonemes import PhonemeInventory, phonemize
 from stages.base import Stage
-from stages.hints import HintDraw, Inventor, replaced
+from stages.hints import HintDraw, replaced
 
 
 class PseudoSpeech(nn.Module):

@@ -67,7 +67,7 @@ class SmallCorpus:
 
 def make_stage(name: str, corpus: SmallCorpus, starts: Any = None, *overrides: str) -> tuple[Any, Any]:
     """A stage of six steps and its data module, as `fit` makes them."""
-    from stages.hints import HintDraw
+    from stages.base import TranscriptStage
 
     config = small_config(f"stage={name}", "trainer.max_steps=6", *overrides, cache=corpus.cache)
     module, kind = config.stage._target_.rsplit(".", 1)
@@ -77,6 +77,6 @@ def make_stage(name: str, corpus: SmallCorpus, starts: Any = None, *overrides: s
     recognizer = stage_class.build(config, data, starts or {})
     stage = stage_class(recognizer, config)
     stage.log_dict = lambda *args, **options: None
-    if name == "context_sft":
-        stage.draw = HintDraw.of(stage.config.stage.context, data)
+    if isinstance(stage, TranscriptStage):
+        stage.learn_keywords(data)
     return stage, data

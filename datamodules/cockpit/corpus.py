@@ -1,7 +1,7 @@
 """Build the embedded corpus: audio, Lhotse cuts with phoneme alignments, texts and entity lists.
 
 folder/audio/<split>/<id>.flac     16 kHz, 16 bit, mono
-folder/cuts_<split>.jsonl.gz       train, dev, test, unseen
+folder/cuts_<split>.jsonl.gz       train, dev, test, unseen; or made alone
 folder/texts.txt                   sentences for training on text alone, training's first
 folder/entities.json               names: known and unseen
 folder/corpus.json                 arguments, counts, hours, SHA-256 of every shard; written last
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from datamodules.cockpit.grammar import lists
-from datamodules.cockpit.plan import SPLITS, Plan, Utterance, plan, voices
+from datamodules.cockpit.plan import MADE, SPLITS, Plan, Utterance, plan, plan_made, voices
 from datamodules.cockpit.shards import (
     SHARDS,
     Arguments,
@@ -50,7 +50,7 @@ MOST_HOURS = 100.0
 ENTITY_LISTS = ("poi", "song", "singer", "artist", "contact")
 
 
-def build(folder: Path, hours: float = 1.5, seed: int = 1, workers: int | None = None) -> None:
+def build(folder: Path, hours: float = 1.5, seed: int = 1, workers: int | None = None, made: bool = False) -> None:
     """Make the corpus in `folder`, or go on where an earlier call was stopped, or do nothing if it is there.
 
     The same hours and seed give the same samples on every machine, whatever the number of workers. Processes that
@@ -61,6 +61,7 @@ def build(folder: Path, hours: float = 1.5, seed: int = 1, workers: int | None =
         hours: of training audio, approximately; held-out parts come on top and shrink below a quarter of an hour.
         seed: another seed, another corpus.
         workers: shards made at once; as many as processors by default.
+        made: not the corpus, but a part that stands apart: training sentences with made-up names.
 
     Raises:
         KitError: wrong arguments, another corpus in the folder, no synthesizer, no space or no access. Finished
@@ -71,7 +72,7 @@ def build(folder: Path, hours: float = 1.5, seed: int = 1, workers: int | None =
         raise KitError(f"hours={hours} of cockpit corpus cannot be made; choose more than 0 and at most {MOST_HOURS:g}")
     if workers is not None and workers < 1:
         raise KitError(f"workers={workers} cannot build the cockpit corpus; choose 1 or more")
-    arguments = {"hours": float(hours), "seed": int(seed), "recipe": recipe()}
+    arguments = {"hours": float(hours), "seed": int(seed), "recipe": recipe(), **({MADE: True} if made else {})}
     if _is_finished(folder, arguments):
         return
     with _lock(folder):
@@ -93,7 +94,8 @@ def _is_finished(folder: Path, arguments: Arguments) -> bool:
         check_arguments(folder, content["arguments"], arguments)
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours: made anew from the shards
         return False
-    products = [*(f"cuts_{split}.jsonl.gz" for split in SPLITS), "texts.txt", "entities.json"]
+    splits = (MADE,) if MADE in arguments else SPLITS
+    products = [*(f"cuts_{split}.jsonl.gz" for split in splits), "texts.txt", "entities.json"]
     return (
         content["folder"] == str(folder)  # the cuts name their audio by absolute paths
         and all((folder / name).is_file() for name in products)
@@ -123,7 +125,7 @@ def _lock(folder: Path) -> Iterator[None]:
 def _build(folder: Path, arguments: Arguments, workers: int) -> None:
     for leftover in [*folder.glob(".*.part"), *folder.glob("shards/.*.part"), *folder.glob("audio/*/.*.part")]:
         leftover.unlink(missing_ok=True)  # of a killed build; the lock says that nobody else is writing
-    planned = plan(arguments["hours"], arguments["seed"])
+    planned = (plan_made if MADE in arguments else plan)(arguments["hours"], arguments["seed"])
     shards: list[Shard | None] = [load_shard(folder, number, arguments) for number in range(SHARDS)]
     with _progress() as progress:
         made = _make_missing(folder, planned, shards, arguments, workers, progress)
@@ -198,8 +200,7 @@ def _write_cuts(folder: Path, planned: Plan, shards: Sequence[Shard]) -> dict[st
     """Write the manifests; what they hold, by split."""
     records = {record["id"]: record for shard in shards for record in shard.records}
     summary: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        utterances = planned.utterances[split]
+    for split, utterances in planned.utterances.items():
         _write_lines(
             folder / f"cuts_{split}.jsonl.gz",
             [_cut(folder, utterance, records[utterance.id]) for utterance in utterances],

@@ -8,24 +8,34 @@ from lhotse import CutSet
 
 from datamodules.base import SpeechData
 from datamodules.cockpit import build, recipe
+from datamodules.cockpit.plan import MADE
 
 
 class CockpitData(SpeechData):
     """In-car commands, generated and spoken at first use (`data.hours`, `data.seed`)."""
 
+    MADE = MADE
+
     @property
     def folder(self) -> Path:
         """Where this corpus lies in the cache; one made by an earlier recipe stays beside it."""
-        data = self.config.data
-        return Path(self.config.cache) / f"cockpit-{data.hours:g}h-seed{data.seed}-{recipe()}"
+        return self._folder("cockpit", self.config.data.hours)
 
     def prepare_data(self) -> None:
         """Make the corpus unless it is there."""
         build(self.folder, self.config.data.hours, self.config.data.seed)
 
     def load_cuts(self, split: str) -> CutSet:
-        """The cuts of train, dev, test or unseen."""
-        return CutSet.from_file(self.folder / f"cuts_{split}.jsonl.gz")
+        """The cuts of train, dev, test, unseen or made; the last is spoken when it is first asked for."""
+        folder = self.folder
+        if split == MADE:
+            hours = self.config.data.hours * self.config.data.made
+            folder = self._folder("cockpit-made", hours)
+            build(folder, hours, self.config.data.seed, made=True)
+        return CutSet.from_file(folder / f"cuts_{split}.jsonl.gz")
+
+    def _folder(self, name: str, hours: float) -> Path:
+        return Path(self.config.cache) / f"{name}-{hours:g}h-seed{self.config.data.seed}-{recipe()}"
 
     def test_parts(self) -> list[str]:
         """Held-out sentences with known entities, and with entities that occur nowhere in training."""

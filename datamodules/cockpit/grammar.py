@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -194,18 +194,27 @@ class Sampler:
         taken: texts that must not come up.
         unseen: whether every sentence takes one name from those that training never sees; else none is ever mentioned.
         open_only: whether to leave out templates without a slot, which give one sentence only.
+        invent: makes up a name like another one, in place of every name of which training never sees some.
     """
 
-    def __init__(self, draw: Draw, taken: Iterable[str] = (), unseen: bool = False, open_only: bool = False) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        taken: Iterable[str] = (),
+        unseen: bool = False,
+        open_only: bool = False,
+        invent: Callable[[str], str] | None = None,
+    ) -> None:
         self._draw = draw
         self._unseen = unseen
+        self._invent = invent
         self._given = set(taken)
         self._misses: Counter[Template] = Counter()
         self._name_decks: dict[tuple[str, str, bool], list[str]] = {}
         self._template_decks: dict[tuple[str, str], list[Template]] = {}
         self._templates: dict[str, dict[str, list[Template]]] = {language: {} for language in LANGUAGES}
         for template in templates():
-            if (template.slots or not open_only) and (self._special(template) or not unseen):
+            if (template.slots or not open_only) and (self._special(template) or not (unseen or invent)):
                 self._templates[template.language].setdefault(template.domain, []).append(template)
 
     def sentence(self) -> Sentence:
@@ -267,5 +276,8 @@ class Sampler:
             if not deck:
                 deck += self._draw.shuffled(names.unseen if unseen else names.known)
             name = deck.pop()
+            if self._invent is not None and names.unseen:
+                name = self._invent(name)
+                taken = [*taken, *names.known]
             if name not in taken:
                 return name

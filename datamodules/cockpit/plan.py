@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datamodules.cockpit.grammar import Draw, Sampler, Sentence
+from datamodules.cockpit.grammar import Draw, Sampler, Sentence, lists, templates
+from kit.text.invented import Inventor
 from kit.text.phonemes import pronounce
 
 SPLITS = ("train", "dev", "test", "unseen")
+MADE = "made"  # a part for training that stands apart: its names are made up
+SIDES = {"unseen": "test", MADE: "train"}  # whose voices a split has, if not its own
 HELD_OUT = {"dev": 100, "test": 300, "unseen": 100}
 TEXTS = 30_000
 FULL_HOURS = 0.25  # a smaller corpus has smaller held-out parts and fewer texts, in proportion
@@ -60,10 +63,10 @@ class Utterance:
 
     Attributes:
         id: unique in the corpus, for example test-0012.
-        split: train, dev, test or unseen.
+        split: train, dev, test, unseen or made.
         sentence: what is said.
         parts: (unit, phonemes) of the sentence, see `kit.text.phonemes.pronounce`.
-        variant: the voice, which belongs to one side only (unseen shares test's).
+        variant: the voice, which belongs to one side only (unseen shares test's, made train's).
         voice: eSpeak's full name, accent and variant.
         rate, pitch, range: as for `kit.text.espeak.Espeak.say`.
         seed: of everything random in its sound.
@@ -91,7 +94,7 @@ class Plan:
 
 def voices(split: str) -> tuple[str, ...]:
     """The voice variants of a split."""
-    side = "test" if split == "unseen" else split
+    side = SIDES.get(split, split)
     return FEMALE[side] + MALE[side]
 
 
@@ -124,10 +127,25 @@ def plan(hours: float, seed: int) -> Plan:
     return Plan(utterances, [sentence.text for sentence in texts])
 
 
+def plan_made(hours: float, seed: int) -> Plan:
+    """Decide sentences for training whose names nobody has heard, each with one at least, and their voices.
+
+    Args:
+        hours: of audio, approximately.
+        seed: another seed, another part.
+    """
+    draw = Draw(f"{seed}/{MADE}")
+    known = [name for kinds in lists().values() for names in kinds.values() for name in names.known]
+    invent = Inventor([*known, *(template.fill([""] * len(template.slots)) for template in templates())], draw.choice)
+    sampler = Sampler(draw, open_only=True, invent=invent)  # held-out sentences have real names
+    count = max(LEAST_HELD_OUT, round(hours * 3600 / MEAN_SECONDS))
+    return Plan({MADE: [_utterance(MADE, index, sampler.sentence(), seed) for index in range(count)]}, [])
+
+
 def _utterance(split: str, index: int, sentence: Sentence, seed: int) -> Utterance:
     name = f"{split}-{index:05d}"
     draw = Draw(f"{seed}/{name}/voice")
-    side = "test" if split == "unseen" else split
+    side = SIDES.get(split, split)
     group = FEMALE[side] if draw.uniform(0, 1) < FEMALE_SHARE else MALE[side]
     variant = draw.choice(group)
     accent = draw.choice(ACCENTS[side]) if sentence.language == "en" else "cmn"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.cockpit.plan import SPLITS, Plan, Utterance
+from datamodules.cockpit.plan import Plan, Utterance
 from datamodules.cockpit.sound import SAMPLE_RATE, Rendering, digest_of, render
 from kit.errors import KitError
 from kit.files import write_text
@@ -55,7 +55,7 @@ def audio_path(folder: Path, split: str, name: str) -> Path:
 
 def utterances_of(plan: Plan, number: int) -> list[Utterance]:
     """The utterances of a shard, in the order in which they are spoken."""
-    return [utterance for split in SPLITS for utterance in plan.utterances[split][number::SHARDS]]
+    return [utterance for split in plan.utterances.values() for utterance in split[number::SHARDS]]
 
 
 def load_shard(folder: Path, number: int, arguments: Arguments) -> Shard | None:
@@ -80,7 +80,8 @@ def load_shard(folder: Path, number: int, arguments: Arguments) -> Shard | None:
 
 def check_arguments(folder: Path, made_with: Arguments, arguments: Arguments) -> None:
     """Raises KitError unless the corpus in `folder` is the one that is asked for."""
-    for name, value in arguments.items():
+    for name in sorted({*arguments, *made_with}):
+        value = arguments.get(name)
         if made_with.get(name) == value:
             continue
         made = "another version of the kit" if name == "recipe" else f"{name}={made_with.get(name)} and not {value}"

@@ -284,6 +284,19 @@ def test_a_folder_with_another_corpus_is_refused(corpus: Path, change: dict[str,
     assert contents(corpus) == before
 
 
+def test_a_part_with_made_up_names_stands_apart(corpus: Path, tmp_path: Path) -> None:
+    build(tmp_path / "made", HOURS, made=True)
+    (cuts,) = (path.name for path in (tmp_path / "made").glob("cuts_*"))
+    assert cuts == "cuts_made.jsonl.gz"
+    assert all(cut["supervisions"][0]["custom"]["entities"] for cut in read_cuts(tmp_path / "made", "made"))
+    before = contents(tmp_path / "made")
+    build(tmp_path / "made", HOURS, made=True)
+    assert contents(tmp_path / "made") == before
+    for folder, made in ((corpus, True), (tmp_path / "made", False)):
+        with pytest.raises(KitError, match="holds a cockpit corpus made with made="):
+            build(folder, HOURS, made=made)
+
+
 def test_a_corpus_of_another_version_is_refused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.cockpit.corpus.RECIPE", -1)
     with pytest.raises(KitError, match="another version of the kit"):

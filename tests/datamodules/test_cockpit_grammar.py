@@ -18,6 +18,7 @@ from datamodules.cockpit.grammar import (
     unseen_names,
     unseen_pattern,
 )
+from datamodules.cockpit.plan import MADE, plan_made, voices
 from kit.errors import KitError
 from kit.text.normalize import language_of, normalize
 from kit.text.phonemes import PhonemeInventory, pronounce
@@ -145,3 +146,23 @@ def test_a_grammar_that_ends_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
             made.add(sampler.sentence().text)
     assert "tell me a joke" in made
     assert len(made) >= 15
+
+
+def test_made_up_names_are_nobody_s_and_can_be_written_and_said() -> None:
+    made = plan_made(0.05, 1)
+    assert made == plan_made(0.05, 1) != plan_made(0.05, 2)
+    assert list(made.utterances) == [MADE] and not made.texts
+    real = {name for kinds in lists().values() for names in kinds.values() for name in names.known + names.unseen}
+    inventory = PhonemeInventory.default()
+    invented = []
+    for utterance in made.utterances[MADE]:
+        sentence = utterance.sentence
+        names = [name for language, kind, name in sentence.names if lists()[language][kind].unseen]
+        assert names and not real.intersection(names)
+        assert all(name in sentence.text for name in names)
+        assert normalize(sentence.text) == sentence.text
+        assert not unseen_pattern().search(sentence.text)
+        assert utterance.variant in voices("train")
+        inventory.encode([phoneme for _, phonemes in utterance.parts for phoneme in phonemes])
+        invented += names
+    assert len(set(invented)) > 0.9 * len(invented)

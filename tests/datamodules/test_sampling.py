@@ -91,4 +91,4 @@ def test_without_a_power_every_utterance_comes_once(corpus):
     seen = []
     while (batch := next(stream)).position[0] == 0:
         seen += ids(batch)
-    assert sorted(seen) == sorted(cut.id for cut in data.cuts("train"))
+    assert sorted(seen) == sorted(cut.id for cut in data.cuts("train+made"))

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from kit import runs
+from kit.config import compose
 from kit.errors import KitError, UsageError
 from kit.runs import Run
 
@@ -134,3 +135,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(KitError, match=r"cannot make the run folder .*choose another runs=") as caught:
         runs.create(config(tmp_path / "file"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_the_data_counts_for_the_stages_that_take_it():
+    def material(*overrides):
+        return runs.material(compose(overrides))
+
+    assert material("stage=sft") == material("stage=sft", "data.made=0.1")
+    assert material("stage=context_sft") != material("stage=context_sft", "data.made=0.1")
+    assert material("stage=sft") != material("stage=sft", "data.hours=0.1")

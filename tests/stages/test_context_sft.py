@@ -87,17 +87,29 @@ def stage_of(corpus, config):
 
 def test_keywords_are_those_of_the_training_transcripts(made):
     stage, data = made
-    stage.draw = HintDraw.of(stage.config.stage.context, data)
-    wanted = {name for cut in data.cuts("train") for name in cut.supervisions[0].custom["entities"]}
+    stage.learn_keywords(data)
+    wanted = {name for cut in data.cuts("train+made") for name in cut.supervisions[0].custom["entities"]}
     assert set(stage.draw.keywords.names) == wanted
     assert wanted
+
+
+def test_made_up_names_are_said_and_hinted(made):
+    """Beside the sentences of training, which its other stages know."""
+    stage, data = made
+    stage.learn_keywords(data)
+    heard = [cut for batch in islice(data.train_dataloader(), 6) for cut in batch.cuts]
+    invented = [cut for cut in heard if cut.id.startswith("made-")]
+    assert 0 < len(invented) < len(heard)
+    assert {name for cut in invented for name in data.entities(cut)} <= set(stage.draw.keywords.names)
+    data.begin(small_config("stage=sft", cache=data.config.cache))
+    assert not any(cut.id.startswith("made-") for batch in islice(data.train_dataloader(), 6) for cut in batch.cuts)
 
 
 def test_keywords_from_a_file(corpus, tmp_path):
     (tmp_path / "names.txt").write_text("外滩\nbelievers\n", "utf-8")
     where = f"stage.context.keywords={tmp_path / 'names.txt'}"
     stage, data = stage_of(corpus, small_config("stage=context_sft", where, cache=corpus.cache))
-    stage.draw = HintDraw.of(stage.config.stage.context, data)
+    stage.learn_keywords(data)
     assert stage.draw.keywords.names == ("believers", "外滩")
 
 
@@ -106,7 +118,7 @@ def test_a_missing_file_is_named(corpus):
         corpus, small_config("stage=context_sft", "stage.context.keywords=no.txt", cache=corpus.cache)
     )
     with pytest.raises(UsageError, match=r"cannot read the keywords no.txt: No such file .*; give a text file"):
-        stage.draw = HintDraw.of(stage.config.stage.context, data)
+        stage.learn_keywords(data)
 
 
 @pytest.mark.parametrize("value", ["stage.context.share=1.5", "stage.context.absent=-0.1", "stage.favor_long=-1"])
@@ -117,7 +129,7 @@ def test_values_out_of_bounds_are_refused(value):
 
 def test_hints_reach_the_prompt(made, monkeypatch):
     stage, data = made
-    stage.draw = HintDraw.of(stage.config.stage.context, data)
+    stage.learn_keywords(data)
     batch = next(iter(data.train_dataloader()))
     given = []
     tail_ids = stage.recognizer.tail_ids
@@ -134,7 +146,7 @@ def test_hints_reach_the_prompt(made, monkeypatch):
 
 def train(stage, data, steps, first=0):
     """Steps as `fit` takes them: each seeded by its number, the position that of the last batch trained on."""
-    stage.draw = HintDraw.of(stage.config.stage.context, data)
+    stage.learn_keywords(data)
     optimizer = torch.optim.SGD(stage.recognizer.parameters(), lr=0.1)
     seeds = StepSeed(1, "context_sft")
     for step, batch in enumerate(islice(data.train_dataloader(), steps), first):

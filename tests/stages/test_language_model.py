@@ -6,10 +6,11 @@ import pytest
 import torch
 from small import make_stage
 
+from kit.text.invented import Inventor
 from kit.text.keywords import Keywords, occurs
 from kit.text.normalize import normalize, units
 from kit.text.phonemes import PhonemeInventory, phonemize
-from stages.hints import HintDraw, Inventor, replaced
+from stages.hints import HintDraw, replaced
 
 
 @pytest.fixture

@@ -88,8 +88,8 @@ def test_alignment_begins_with_the_first_snapshot(replay, where):
 @pytest.mark.timeout(300)
 def test_a_replay_takes_each_snapshot_at_its_place_and_ends_with_the_last_encoder(replay):
     pretrain, ia_sft = replay
-    # Six of twelve steps go beside steps 6 to 12 of pre-training, the other six come after it.
-    assert swaps(ia_sft) == ia_sft.notes()["swaps"] == [[2, 8], [4, 10], [6, 12]]
+    # Ten of twelve steps go beside steps 6 to 12 of pre-training, the other two come after it.
+    assert swaps(ia_sft) == ia_sft.notes()["swaps"] == [[4, 8], [7, 10], [10, 12]]
     last, found = tensors(pretrain), tensors(ia_sft)
     assert all(torch.equal(found[name], value) for name, value in last.items())
     states = torch.load(ia_sft.checkpoint, weights_only=True)["optimizer_states"][0]["state"].values()
@@ -157,7 +157,7 @@ def test_one_command_trains_both_beside_each_other(where, tmp_path, capfd):
     assert printed.out.count("export: ") == 1
     after = fit(where, "sequential", *common, "pipeline=sequential")
     assert "beside the others" not in capfd.readouterr().err
-    assert swaps(beside) == swaps(after) == [[2, 8], [4, 10], [6, 12]]
+    assert swaps(beside) == swaps(after) == [[4, 8], [7, 10], [10, 12]]
     expected = tensors(after)
     assert all(torch.equal(value, expected[name]) for name, value in tensors(beside).items())
 
@@ -186,7 +186,7 @@ def test_a_failure_beside_ends_the_command_with_its_reason(where, capfd):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("swap.limit=1", [[2, 8], [6, 12]]), ("swap.clock=free", [[0, 12]]), ("swap.final=1.0", [[0, 12]])],
+    [("swap.limit=1", [[4, 8], [10, 12]]), ("swap.clock=free", [[0, 12]]), ("swap.final=1.0", [[0, 12]])],
 )
 def test_other_ways_of_swapping(replay, where, override, expected):
     assert swaps(fit(where, "replay", "ia_sft", f"stage.callbacks.{override}")) == expected
