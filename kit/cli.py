@@ -98,7 +98,7 @@ def _fit(files: list[str], overrides: list[str]) -> int:
 def _transcribe(files: list[str], overrides: list[str]) -> int:
     if not files:
         raise UsageError("transcribe needs audio files: python -m kit transcribe FILE...")
-    config, export = _with_export(overrides)
+    config, export = with_export(overrides)
     from kit.decoding.offline import transcribe_files
 
     failed = False
@@ -114,7 +114,7 @@ def _transcribe(files: list[str], overrides: list[str]) -> int:
 def _stream(files: list[str], overrides: list[str]) -> int:
     if len(files) != 1:
         raise UsageError("stream needs one audio file, or mic: python -m kit stream FILE")
-    config, export = _with_export(as_stream(overrides))
+    config, export = with_export(as_stream(overrides))
     from kit.live import stream
 
     stream(files[0], export, config)
@@ -129,7 +129,7 @@ def as_stream(overrides: list[str]) -> list[str]:
 
 def _evaluate(files: list[str], overrides: list[str]) -> int:
     _no_files("evaluate", files)
-    config, export = _with_export(overrides)
+    config, export = with_export(overrides)
     from kit.fit import data_module, quiet
 
     with quiet():
@@ -169,7 +169,7 @@ def _hotwords(files: list[str], overrides: list[str]) -> int:
     return main(files, overrides)
 
 
-def _with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
+def with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
     """The configuration, and the export that `checkpoint` names or the newest one."""
     from pathlib import Path
 
@@ -316,7 +316,7 @@ options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=ben
     ),
     "hotwords": Command(
         "build and search databases of names, so that they are recognized when they are said",
-        "hotwords build|search|stats|add|remove FILE... [key=value ...]",
+        "hotwords build|search|stats|calibrate|add|remove FILE... [key=value ...]",
         """A database has any number of names under the phonemes that they are said with. What is heard becomes a hint
 for the language model: python -m kit transcribe a.wav hotwords=DB. A list is a text file: a name a line, and behind
 tabs, if wanted, its kind, its weight (1 is usual, more is likelier) and its phonemes (several pronunciations by |).
@@ -327,6 +327,7 @@ examples:
   python -m kit hotwords search names.db "navigate to the Bund"
   python -m kit hotwords search names.db "uai4 t an1" nearest=20
   python -m kit hotwords stats names.db
+  python -m kit hotwords calibrate names.db precision=0.95
   python -m kit hotwords add mine.tsv NIO kind=car weight=2 "phonemes=N IY OW|N AY OW"
   python -m kit hotwords remove mine.tsv "Old Home"
 
@@ -339,6 +340,8 @@ search DB "..."      exact matches in a text or in phonemes, then the nearest by
   nearest=10         how many strings that sound alike
   shortest=4         phonemes of an exact match at least
 stats DB             counts by kind, lengths, homophones, sizes
+calibrate DB         how much evidence hints need (retrieval.margin) so that so many of them were said, with the newest
+  precision=0.98     export or checkpoint=PATH, on split=dev of the data; the more utterances the better
 add LIST NAME        put a name on a personal list (personal=LIST beside hotwords=DB); kind=, weight=, phonemes=
 remove LIST NAME     take it from there, and hide it in the database for who uses the list""",
         _hotwords,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +24,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
     "build": {"out": "", "threads": "", "dense": "true"},
     "search": {"nearest": "10", "shortest": "4"},
     "stats": {},
+    "calibrate": {"precision": "0.98"},
     "add": {"kind": "", "weight": "", "phonemes": ""},
     "remove": {},
 }
@@ -197,6 +199,24 @@ def _remove(files: Sequence[str], overrides: Sequence[str]) -> int:
     return 0
 
 
+def _calibrate(files: Sequence[str], overrides: Sequence[str]) -> int:
+    (folder,) = _wanted("calibrate", files, "DB")
+    own = [override for override in overrides if override.startswith("precision=")]
+    precision = options("calibrate", own)["precision"]
+    if not re.fullmatch(r"0?\.\d+|1(\.0*)?", precision) or not float(precision):
+        raise UsageError(f"precision={precision} must be a number above 0 and up to 1, such as 0.98")
+    from kit.cli import as_stream, with_export
+    from kit.fit import data_module, quiet
+
+    others = [override for override in overrides if override not in own]
+    config, export = with_export(as_stream(["split=dev", *others]))
+    with quiet():
+        from kit.evaluation.calibrate import calibrate
+
+        calibrate(config, export, data_module(config), folder, float(precision))
+    return 0
+
+
 def _wanted(command: str, files: Sequence[str], usage: str) -> Sequence[str]:
     """The words of a command.
 
@@ -213,6 +233,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Sequence[str]], int]] = {
     "build": _build,
     "search": _search,
     "stats": _stats,
+    "calibrate": _calibrate,
     "add": _add,
     "remove": _remove,
 }

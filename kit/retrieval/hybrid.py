@@ -71,12 +71,11 @@ class Hearing:
     def hear(self, log_probs: Sequence[Tensor]) -> None:
         """Take in the utterance's chunks; those known already are passed over."""
         for chunk in log_probs[len(self.log_probs) :]:
-            best = chunk.argmax(-1).tolist()
-            for frame, (before, symbol) in enumerate(zip([self._last, *best[:-1]], best, strict=True), self.frames):
-                if symbol not in (0, before):
+            for frame, symbol in enumerate(chunk.argmax(-1).tolist(), self.frames):
+                if symbol not in (0, self._last):
                     self.phonemes.append(symbol)
                     self.onsets.append(frame)
-            self._last = best[-1] if best else self._last
+                self._last = symbol
             self.frames += len(chunk)
             self.log_probs.append(chunk)
 
