@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from kit.model.encoder import Chunk
 from kit.model.export import load_export
 from kit.model.recognizer import Recognizer
 from kit.progress import say, track
-from kit.retrieval.calibrate import Point, curve, least_margin, rounded_up
+from kit.retrieval.calibrate import Point, curve, in_hundredths, least_margin
 from kit.retrieval.database import Database
 from kit.retrieval.hybrid import Found, Hearing, HybridSearch, Progress, compete, search_in, verify
 from kit.text.keywords import occurs
@@ -37,8 +37,8 @@ class Judged:
     """Hints and what became of them.
 
     Attributes:
-        hints: evidence of each, and whether it was said: by its letters, or by its phonemes.
-        names: for each name said the evidence with which it is a hint; minus infinity if it is none.
+        hints: evidence of each in hundredths, and whether it was said: by its letters, or by its phonemes.
+        names: for each name said the evidence with which it is a hint, in hundredths; minus infinity if it is none.
         utterances: that all this is from.
     """
 
@@ -47,20 +47,20 @@ class Judged:
     utterances: int = 0
 
 
-def calibrate(config: DictConfig, export: Path, data: SpeechData, folder: str, precision: float) -> None:
+def calibrate(config: DictConfig, export: Path, data: SpeechData, database: Database, precision: float) -> None:
     """Print a row for each precision, and the margin for the wanted one.
 
     Args:
-        config: reads `split`, and `retrieval` and `decoding` as they are evaluated with.
+        config: reads `split` (null: all held-out parts), and `retrieval` and `decoding` as they are evaluated with.
 
     Raises:
         KitError: the database cannot be used with the model, or no margin has the precision.
     """
     recognizer = load_export(export, _PARTS)
+    database.manifest.check_inventory(database.folder.parent, recognizer.inventory)
     data.use_inventory(recognizer.inventory)
-    database = Database.open(folder, recognizer.inventory)
     search = search_in(database, recognizer.inventory, LOOSE, config.retrieval.get("shortest"))
-    judged = judge(recognizer, data, config, search, Names(data, config.split))
+    judged = judge(recognizer, data, config, search)
     points = curve(judged.hints, judged.names)
     print("precision", "margin", "hints an utterance", "names found", sep="\t")
     for wanted in sorted({*PRECISIONS, precision}):
@@ -73,29 +73,37 @@ def calibrate(config: DictConfig, export: Path, data: SpeechData, folder: str, p
             f"no margin has a precision of {precision:g} on {judged.utterances} utterances; take more utterances "
             "(split=...), a smaller database or a better model"
         )
-    say(f"for a precision of {precision:g}: retrieval=hybrid retrieval.margin={rounded_up(chosen.margin):g}")
+    say(f"for a precision of {precision:g}: retrieval=hybrid retrieval.margin={chosen.margin:g}")
 
 
-def judge(recognizer: Recognizer, data: SpeechData, config: DictConfig, search: HybridSearch, names: Names) -> Judged:
+def judge(recognizer: Recognizer, data: SpeechData, config: DictConfig, search: HybridSearch) -> Judged:
     """Search in all utterances of `config.split`, chunk by chunk as streams are."""
-    judged = Judged()
-    for batch in track(list(data.part_dataloader(config.split)), f"listening to {config.split}"):
-        for row, found in enumerate(_found(recognizer, batch, config.decoding, search)):
-            said = bytes(batch.phonemes[row, : batch.phoneme_lengths[row]].tolist())
-            texts = {one: [normalize(entry.text) for entry in search.lexicon.entries(one.key)] for one in found}
-            for one in found:
-                right = search.lexicon.phonemes(one.key) in said
-                right = right or any(occurs(text, batch.texts[row]) for text in texts[one])
-                judged.hints.append((one.evidence, right))
-            for name in names.said(batch.cuts[row], batch.texts[row]):
-                judged.names.append(max((one.evidence for one in found if name in texts[one]), default=-math.inf))
-            judged.utterances += 1
+    judged, names = Judged(), Names(data, config.split)
+    for part in [config.split] if config.split else data.test_parts():
+        for batch in track(list(data.part_dataloader(part)), f"listening to {part}"):
+            for row, found in enumerate(_found(recognizer, batch, config.decoding, search)):
+                said = bytes(batch.phonemes[row, : batch.phoneme_lengths[row]].tolist())
+                _judge(judged, search, found, said, batch.texts[row], names.said(batch.cuts[row], batch.texts[row]))
     return judged
+
+
+def _judge(
+    judged: Judged, search: HybridSearch, found: list[Found], said: bytes, text: str, names: Iterable[str]
+) -> None:
+    """Add what became of the hints `found` in an utterance of these phonemes, this text and these names."""
+    hints = [(in_hundredths(one.evidence), one.key) for one in found]
+    texts = {key: [normalize(entry.text) for entry in search.lexicon.entries(key)] for _, key in hints}
+    for evidence, key in hints:
+        right = search.lexicon.phonemes(key) in said or any(occurs(one, text) for one in texts[key])
+        judged.hints.append((evidence, right))
+    for name in names:
+        judged.names.append(max((evidence for evidence, key in hints if name in texts[key]), default=-math.inf))
+    judged.utterances += 1
 
 
 @torch.inference_mode()
 def _found(recognizer: Recognizer, batch: Any, decoding: DictConfig, search: HybridSearch) -> list[list[Found]]:
-    """What stands of each row of a batch in the end."""
+    """What stands of each row of a batch in the end, with the margin of the search."""
     batch = batch.to(recognizer.device)
     frames, lengths = recognizer.encode(batch.features, batch.lengths, Chunk(decoding.chunk, decoding.left))
     log_probs = recognizer.phoneme_head(frames).float().log_softmax(-1).cpu()
@@ -109,7 +117,17 @@ def _found(recognizer: Recognizer, batch: Any, decoding: DictConfig, search: Hyb
         progress = [done for _, done in proposed]
         for all_found, fresh in zip(found, verify([one for one, _ in rows], [one for one, _ in proposed]), strict=True):
             all_found += fresh
-    return [compete(several) for several in found]
+    return [_outermost(compete(one for one in several if one.evidence >= search.margin)) for several in found]
+
+
+def _outermost(found: Iterable[Found]) -> list[Found]:
+    """Those that lie wholly in none of at least as much evidence: such a name is no hint. By falling evidence."""
+    kept: list[Found] = []
+    for one in found:
+        around = (other for other in kept if other.start <= one.start and one.end <= other.end)
+        if all((other.start, other.end) == (one.start, one.end) for other in around):
+            kept.append(one)
+    return kept
 
 
 def _begins(log_probs: Tensor, chunk: int) -> Iterator[int]:
@@ -119,4 +137,4 @@ def _begins(log_probs: Tensor, chunk: int) -> Iterator[int]:
 
 def _row(wanted: float, point: Point, judged: Judged) -> str:
     share = f"{100 * point.found / len(judged.names):.1f} %" if judged.names else "-"
-    return f"{wanted:g}\t{rounded_up(point.margin):.2f}\t{point.hints / max(1, judged.utterances):.2f}\t{share}"
+    return f"{wanted:g}\t{point.margin:.2f}\t{point.hints / max(1, judged.utterances):.2f}\t{share}"
