@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kit.evaluation.metrics import PhonemeErrorRate
 from kit.evaluation.mishearing import Snippets, heard
-from kit.retrieval.calibrate import curve, least_margin
+from kit.retrieval.calibrate import curve, in_hundredths, least_margin
 from kit.retrieval.database import Database
 from kit.retrieval.dense import SHORTEST, DenseIndex
 from kit.retrieval.exact import ExactSearch
@@ -65,9 +65,9 @@ class Quality:
     margin: float
 
 
-def spoken(log_probs: Tensor, phonemes: Sequence[int], text: str, names: Iterable[str]) -> Spoken:
-    """An utterance from its (T, V) log-probabilities."""
-    return Spoken(list(log_probs.split(CHUNK)), bytes(phonemes), text, list(names))
+def spoken(log_probs: Tensor, phonemes: Sequence[int], text: str, names: Iterable[str], chunk: int = CHUNK) -> Spoken:
+    """An utterance from its (T, V) log-probabilities; `chunk` frames come at once, 0 is all."""
+    return Spoken(list(log_probs.split(chunk or max(1, len(log_probs)))), bytes(phonemes), text, list(names))
 
 
 def simulated(
@@ -111,8 +111,8 @@ class Judged:
     """Hints and what became of them.
 
     Attributes:
-        hints: evidence of each, and whether it was said: by its letters, or by its phonemes.
-        names: for each name said the evidence with which it is a hint; minus infinity if it is none.
+        hints: evidence of each in hundredths, and whether it was said: by its letters, or by its phonemes.
+        names: for each name said the evidence with which it is a hint, in hundredths; minus infinity if it is none.
         utterances: that all this is from.
     """
 
@@ -125,9 +125,11 @@ class Judged:
         texts = {one.key: [normalize(entry.text) for entry in lexicon.entries(one.key)] for one in found}
         for one in found:
             by_letters = any(occurs(text, said.text) for text in texts[one.key])
-            self.hints.append((one.evidence, by_letters or lexicon.phonemes(one.key) in said.phonemes))
+            right = by_letters or lexicon.phonemes(one.key) in said.phonemes
+            self.hints.append((in_hundredths(one.evidence), right))
         for name in said.names:
-            self.names.append(max((one.evidence for one in found if name in texts[one.key]), default=-math.inf))
+            best = max((one.evidence for one in found if name in texts[one.key]), default=-math.inf)
+            self.names.append(in_hundredths(best))
         self.utterances += 1
 
 
@@ -210,8 +212,9 @@ class Hybrid(Way):
         self._search = search
 
     def find(self, utterance: Spoken) -> list[Found]:
-        """See `Way`."""
-        return compete(found for several in self.steps(utterance) for found in several)
+        """See `Way`; what has less evidence than the search's margin is left out."""
+        every = (found for several in self.steps(utterance) for found in several)
+        return _outermost(compete(one for one in every if one.evidence >= self._search.margin))
 
     def steps(self, utterance: Spoken) -> Iterator[list[Found]]:
         """What each chunk brings."""
@@ -220,6 +223,16 @@ class Hybrid(Way):
             hearing.hear(utterance.chunks[:number])
             [(proposed, progress)] = self._search.propose([(hearing, progress)])
             yield verify([hearing], [proposed])[0]
+
+
+def _outermost(found: Iterable[Found]) -> list[Found]:
+    """Those that lie wholly in none of at least as much evidence: such a name is no hint. By falling evidence."""
+    kept: list[Found] = []
+    for one in found:
+        around = (other for other in kept if other.start <= one.start and one.end <= other.end)
+        if all((other.start, other.end) == (one.start, one.end) for other in around):
+            kept.append(one)
+    return kept
 
 
 def quality(

@@ -7,7 +7,8 @@ the chance of this name among all names, over the chance of its phonemes in any 
     evidence = log-probability of its phonemes in the audio + credit
     credit = SHARE * surprise of its phonemes - ln(number of names), but not below 0
 
-What a name without credit is heard by has to be as good as certain. SHARE is fitted: the surprise, by pairs of
+What a name without credit is heard by has to be as good as certain; where the greedy phonemes say just the name, a
+little less so (`kit.retrieval.hybrid.HEARD_SO`). SHARE is fitted: the surprise, by pairs of
 phonemes in the names, is more than real speech would give.
 """
 

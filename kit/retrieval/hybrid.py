@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ NEAREST = 6  # names a stretch
 REACH = 80.0  # squared distance in the index that a nat of spare evidence reaches
 BLOCK = 16  # phonemes that what follows holds for: a chunk, or a part of a longer one
 COMPARED = 64  # names, the nearest, that are compared phoneme by phoneme
+HEARD_SO = 0.8  # credit at least of what the greedy phonemes say just so, see `kit.retrieval.evidence`
 HEARD = 8  # of these, the nearest by that, that are held against the audio
 SLOPE = 2.5  # nats that an edit costs at least, by the audio: more in 98 of 100 names that were said
 _BEFORE, _BEHIND = 2, 3  # frames around the phonemes of a stretch, where those that were lost may lie
@@ -161,7 +162,8 @@ class HybridSearch(ABC):
         return np.where(self._sizes[keys] >= self.shortest, self._credit[keys] - self.margin, -np.inf)
 
     def _said(self, matches: Iterable[Match]) -> list[Proposal]:
-        return [self._proposal(one.key, one.start, one.end, exact=True) for one in matches]
+        said = (self._proposal(one.key, one.start, one.end, exact=True) for one in matches)
+        return [replace(one, credit=max(one.credit, HEARD_SO)) for one in said]
 
     def _proposal(self, key: int, start: int, end: int, exact: bool = False) -> Proposal:
         return Proposal(key, start, end, self.lexicon.phonemes(key), float(self._credit[key]), exact)

@@ -14,6 +14,7 @@ from kit.decoding.callbacks import Utterance
 from kit.decoding.hybrid_hotwords import HybridHotwords
 from kit.errors import KitError
 from kit.evaluation import calibrate as calibration
+from kit.evaluation import listening
 from kit.evaluation.calibrate import LOOSE, calibrate, judge
 from kit.evaluation.hints import Names
 from kit.model.export import save_export
@@ -74,7 +75,7 @@ def ear(data, monkeypatch):
     """An ear that knows which batch it hears."""
     found = Ear(data)
     dataloader = data.part_dataloader
-    monkeypatch.setattr(calibration, "track", lambda batches, label: map(found.of, batches))
+    monkeypatch.setattr(listening, "track", lambda batches, label: map(found.of, batches))
     monkeypatch.setattr(data, "part_dataloader", lambda split: dataloader(split))
     return found
 
@@ -162,7 +163,7 @@ def test_a_name_in_a_longer_one_is_no_hint_of_its_own(data, tmp_path, monkeypatc
     inner, outer = sounds(longest)[4:10], sounds(longest)[2:16]
     names = {"内": INVENTORY.decode(inner), "外": INVENTORY.decode(outer)}
     ear = Ear(data, errors=0.0)
-    monkeypatch.setattr(calibration, "track", lambda batches, label: map(ear.of, batches))
+    monkeypatch.setattr(listening, "track", lambda batches, label: map(ear.of, batches))
     for given in (names, {"内": names["内"]}):
         search = search_in(Database.open(database(tmp_path, given, dense=True)), INVENTORY, LOOSE)
         judged = judge(ear, data, config(), search)

@@ -13,7 +13,7 @@ from kit.errors import KitError
 from kit.retrieval import embedding
 from kit.retrieval.dense import SHORTEST
 from kit.retrieval.evidence import Chances
-from kit.retrieval.hybrid import _PAUSE, Found, Hearing, Progress, compete, search_in, verify
+from kit.retrieval.hybrid import _PAUSE, HEARD_SO, Found, Hearing, Progress, compete, search_in, verify
 from kit.retrieval.lexicon import Entry, MemoryLexicon
 from kit.retrieval.phonetics import costs
 
@@ -97,6 +97,25 @@ def long_names(search, count, seed):
 
 
 # What is found
+
+
+def test_what_the_likeliest_phonemes_say_needs_no_credit():
+    """As long as the audio is fairly sure of it; what only sounds so needs more."""
+    name = sounds("南京")
+    search = search_in(lexicon(name, *made_up(3000, 5)), INVENTORY, MARGIN, shortest=2, chances=Chances(_usual()))
+    (credit,) = {one.credit for one in proposals(search, head(name)) if one.string == name}
+    assert credit == HEARD_SO
+    for left, expected in ((1.0, True), (0.7, True), (0.55, False)):
+        doubts = {1: {sounds("南京")[1]: left, like(name[1]): 1 - left}}
+        (found,) = heard(search, [head(name, doubts)])
+        assert (name in strings(search, standing(search, found))) is expected
+    (found,) = heard(search, [head(name, {1: {like(name[1]): 0.51, name[1]: 0.49}})])
+    assert name not in strings(search, standing(search, found))
+
+
+def _usual():
+    """Chances by which every name is what one says all the time."""
+    return np.full((len(INVENTORY), len(INVENTORY)), 0.1, np.float32)
 
 
 def test_what_was_heard_rightly_is_found(search):
