@@ -39,7 +39,7 @@ from kit.evaluation.retrieval import (
 from kit.files import append_rows
 from kit.options import choose, share, whole_number
 from kit.processors import processors
-from kit.progress import track
+from kit.progress import say, track
 from kit.retrieval.build import build
 from kit.retrieval.database import Database
 from kit.retrieval.exact import ExactSearch
@@ -196,7 +196,7 @@ def _qualities(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table: real speech by part, then simulated errors."""
     ways: dict[str, Way] = {"exact": Exact(database), "dense": Dense(database.dense()), "hybrid": Hybrid(search)}
-    if int(chosen["edits"]):
+    if int(chosen["edits"]) and _has_rapidfuzz():
         ways["edit distance"] = Edits(database)
     kinds = {part: list(utterances) for part, utterances in real.items()}
     for errors in map(int, chosen["errors"].split(",")):
@@ -218,6 +218,16 @@ def _qualities(
                 "entries": database.keys,
                 "commit": commit(),
             }
+
+
+def _has_rapidfuzz() -> bool:
+    """Whether names can be compared by it; says so if not."""
+    try:
+        import rapidfuzz  # noqa: F401
+    except ImportError:
+        say("edit distance is left out: it needs rapidfuzz, which pip install nim4-kit[dev] brings")
+        return False
+    return True
 
 
 # Speed

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import sys
 
 import pytest
 from hearing import head
@@ -72,6 +73,12 @@ def test_a_database_and_more_strings_than_it_has(hearing, corpus, tmp_path):
     assert sorted({int(row["entries"]) for row in speed if row["way"] == "exact"}) == [100, 150, 300]
     assert sorted({int(row["entries"]) for row in speed if row["way"] == "hybrid"}) == [100, 150]
     assert "edit distance" not in {row["way"] for row in rows(tmp_path / "out" / "retrieval-quality.csv")}
+
+
+def test_without_rapidfuzz_the_others_are_measured(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rapidfuzz", None)
+    assert not bench_retrieval._has_rapidfuzz()
+    assert "pip install nim4-kit[dev]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
