@@ -83,7 +83,7 @@ def bench(overrides: Sequence[str]) -> int:
         snippets = Snippets(
             ((one.log_probs, one.phonemes) for part in parts.values() for one in part), recognizer.inventory
         )
-        carriers = [bytes(one.phonemes) for part in parts.values() for one in part]
+        carriers = [(bytes(one.phonemes), one.text) for part in parts.values() for one in part]
         quality = list(_qualities(chosen, database, search, snippets, carriers, _real(parts, database, data)))
         _show(quality, "recall and precision", QUALITY)
         sped = simulated(database, snippets, carriers, _SPED_UTTERANCES, _SPED)
@@ -191,7 +191,7 @@ def _qualities(
     database: Database,
     search: HybridSearch,
     snippets: Snippets,
-    carriers: Sequence[bytes],
+    carriers: Sequence[tuple[bytes, str]],
     real: Mapping[str, Sequence[Spoken]],
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table: real speech by part, then simulated errors."""

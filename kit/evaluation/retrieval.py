@@ -38,7 +38,7 @@ class Spoken:
     Attributes:
         chunks: (n, V) log-probabilities, as a stream brings them.
         phonemes: that were said.
-        text: that was said, normalized; of simulated speech the names alone.
+        text: that was said, normalized; of simulated speech the name, and the sentence that it was put into.
         names: normalized names in it that the database has.
     """
 
@@ -71,23 +71,23 @@ def spoken(log_probs: Tensor, phonemes: Sequence[int], text: str, names: Iterabl
 
 
 def simulated(
-    database: Database, snippets: Snippets, carriers: Sequence[bytes], count: int, errors: float
+    database: Database, snippets: Snippets, carriers: Sequence[tuple[bytes, str]], count: int, errors: float
 ) -> list[Spoken]:
     """Names of a database in the middle of other speech; the same ones at all error rates.
 
     Args:
-        carriers: phonemes of sentences; a name is put between two words or anywhere else.
+        carriers: phonemes and texts of sentences; a name is put between two words or anywhere else.
         count: utterances, with one name each, drawn evenly among the database's strings.
         errors: share of the phonemes that are heard wrongly.
     """
     draw, made = Random(0), []
     for number in range(count):
-        key, carrier = draw.randrange(database.keys), draw.choice(carriers)
+        key, (carrier, text) = draw.randrange(database.keys), draw.choice(carriers)
         at = draw.randint(0, len(carrier))
         said = carrier[:at] + database.phonemes(key) + carrier[at:]
         log_probs = snippets.speak(said, errors, Random(f"{number} {errors}"))
         name = normalize(database.entries(key)[0].text)
-        made.append(spoken(log_probs, said, name, [name]))
+        made.append(spoken(log_probs, said, f"{name} {text}", [name]))
     return made
 
 

@@ -47,7 +47,7 @@ ARRAYS = {
 EXACT = 20_000  # up to so many strings all are compared, and the arrays from "centers" on are empty
 
 CELLS, PARTS, BITS = 1024, 48, 4
-PROBES = 16  # cells that are looked into
+PROBES = 8  # cells that are looked into
 _ROUNDS, _TRAINED_ON = 8, 64  # of k-means; strings a cell
 _BLOCK = 1 << 16  # strings embedded at once
 _AT_ONCE = 1 << 28  # distances at once on a GPU: about 2 GB
