@@ -84,7 +84,9 @@ def test_simulated_speech_has_a_name_each_and_the_same_ones_at_every_rate(databa
     strings = [draw.choices(range(1, len(INVENTORY)), k=40) for _ in range(30)]
     heads = [head(one, {3: {one[4]: 0.9, one[3]: 0.1}, 20: {0: 0.8, one[20]: 0.2}}) for one in strings]
     snippets = Snippets(zip(heads, strings, strict=True), INVENTORY)
-    clean, dirty = (retrieval.simulated(database, snippets, [(bytes(strings[0]), "")], 50, errors) for errors in (0.0, 0.2))
+    clean, dirty = (
+        retrieval.simulated(database, snippets, [(bytes(strings[0]), "")], 50, errors) for errors in (0.0, 0.2)
+    )
     assert [one.names for one in clean] == [one.names for one in dirty]
     for one in (*clean, *dirty):
         assert sum(name(key) in one.names and string in one.phonemes for key, string in enumerate(NAMES)) == 1

@@ -105,7 +105,7 @@ def test_what_the_likeliest_phonemes_say_needs_no_credit():
     search = search_in(lexicon(name, *made_up(3000, 5)), INVENTORY, MARGIN, shortest=2, chances=Chances(_usual()))
     (credit,) = {one.credit for one in proposals(search, head(name)) if one.string == name}
     assert credit == HEARD_SO
-    for left, expected in ((1.0, True), (0.7, True), (0.55, False)):
+    for left, expected in ((1.0, True), (0.8, True), (0.55, False)):
         doubts = {1: {sounds("南京")[1]: left, like(name[1]): 1 - left}}
         (found,) = heard(search, [head(name, doubts)])
         assert (name in strings(search, standing(search, found))) is expected
