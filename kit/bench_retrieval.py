@@ -56,6 +56,7 @@ DEFAULTS = {
 _REPEATS = 3
 _SPED = 0.1  # phoneme error rate of the utterances that the clock runs on
 _SPED_UTTERANCES = 100
+_COLORS = {"exact": "C0", "hybrid": "C1", "dense": "C2", "edit distance": "C3"}
 TARGETS = {"exact": 0.1, "hybrid": 5.0}  # ms that 99 of 100 chunks are to stay below
 
 
@@ -347,22 +348,22 @@ def _plot(speed: Sequence[Mapping[str, Any]], quality: Sequence[Mapping[str, Any
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for place, (way, target) in enumerate(TARGETS.items()):
+    for way, target in TARGETS.items():
         rows = [row for row in speed if row["way"] == way and row["streams"] == 1]
         entries = [row["entries"] for row in rows]
-        left.plot(entries, [row["ms_99"] for row in rows], "o-", color=f"C{place}", label=f"{way}, 99 % of chunks")
-        left.plot(entries, [row["ms_50"] for row in rows], "o:", color=f"C{place}", label=f"{way}, half of them")
-        left.axhline(target, color=f"C{place}", linewidth=0.8, alpha=0.5)
+        left.plot(entries, [row["ms_99"] for row in rows], "o-", color=_COLORS[way], label=f"{way}, 99 % of chunks")
+        left.plot(entries, [row["ms_50"] for row in rows], "o:", color=_COLORS[way], label=f"{way}, half of them")
+        left.axhline(target, color=_COLORS[way], linewidth=0.8, alpha=0.5)
     left.set(xscale="log", yscale="log", xlabel="phoneme strings", ylabel="ms a chunk of 640 ms")
     left.set_title("lines without dots: targets", loc="left", fontsize=9)
     simulated_rows = [row for row in quality if row["speech"].startswith("simulated")]
     for way in dict.fromkeys(row["way"] for row in simulated_rows):
         rows = [row for row in simulated_rows if row["way"] == way]
-        right.plot([row["per"] for row in rows], [row["recall"] for row in rows], "o-", label=way)
+        right.plot([row["per"] for row in rows], [row["recall"] for row in rows], "o-", color=_COLORS[way], label=way)
     right.set(xlabel="phoneme error rate, %", ylabel="names found, %", ylim=(0, 102))
     right.set_title(f"among {quality[0]['entries']:,} phoneme strings", loc="left", fontsize=9)
     for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc=(0.05, 0.48) if axes is left else "upper right")
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
