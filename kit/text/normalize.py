@@ -109,7 +109,7 @@ def _spoken_units(text: str) -> Iterator[str]:
         if token["han"] or token["latin"]:
             yield token[0]
         elif token["ordinal"]:
-            yield from _english(int(token["ordinal"]), "ordinal")
+            yield from english_words(int(token["ordinal"]), "ordinal")
         elif mandarin:
             yield _mandarin_reading(token)
         else:
@@ -188,17 +188,18 @@ def _mandarin_group(number: int) -> str:
 def _english_reading(token: re.Match[str]) -> list[str]:
     whole, rest = _parts(token)
     words = ["minus"] if token["minus"] else []
-    words += _english_digits(whole) if _digit_by_digit(whole) else _english(int(whole), "cardinal")
+    words += _english_digits(whole) if _digit_by_digit(whole) else english_words(int(whole), "cardinal")
     for digits in rest:
         words += ["point", *_english_digits(digits)]
     return words + (["percent"] if token["percent"] else [])
 
 
 def _english_digits(digits: str) -> list[str]:
-    return [_english(int(digit), "cardinal")[0] for digit in digits]
+    return [english_words(int(digit), "cardinal")[0] for digit in digits]
 
 
-def _english(number: int, kind: str) -> list[str]:
+def english_words(number: int, kind: str) -> list[str]:
+    """The words of a whole number; `kind` is "cardinal" or "ordinal"."""
     from num2words import num2words  # it loads fifty languages: only when a text has digits
 
     return re.findall(WORD, num2words(number, lang="en", to=kind))
