@@ -32,7 +32,7 @@ from kit.tracking import Tracker
 EXPERIMENT = "studies"
 _LOOK_SECONDS = 1.0
 # What decides the figures of an evaluation, beside the export.
-_DECIDING = ("data", "decoding", "split", "noise_at", "noise_from", "hints_from", "model.features")
+_DECIDING = ("data", "decoding", "split", "noise_at", "noise_from", "hints_from", "normalization", "model.features")
 _KEYS = {"question", "claim", "fit", "seeds", "overrides", "stages", "arms", "evaluate", "measures", "expect", "shared"}
 
 

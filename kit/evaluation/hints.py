@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from kit.text.keywords import Keywords, occurs
+from kit.text.normalize import normalize
 
 if TYPE_CHECKING:
     from datamodules.base import SpeechData
@@ -34,6 +35,10 @@ class Names:
         if self.annotated:
             return list(dict.fromkeys(self.data.entities(cut) or ()))
         return self.keywords.mentioned(text)
+
+    def written(self, text: str) -> list[str]:
+        """Those of all names that any text has."""
+        return self.keywords.mentioned(normalize(text))
 
     def hints(self, cut: Any, text: str) -> list[str]:
         """The hints of an utterance, drawn by its id.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.text import CharErrorRate, WordErrorRate
 
+from kit.evaluation.alignment import Edits, text_edits
 from kit.text.keywords import occurs
-from kit.text.normalize import normalize, units
 from kit.text.phonemes import phonemize
+from kit.text.scoring import units
 
 LONGER = 1.5  # times the reference: NIM4-ASR's hallucination is a hypothesis more than 50 % longer ...
 OVERLAP = (
@@ -20,16 +20,76 @@ OVERLAP = (
 )
 
 
-class MixedErrorRate(WordErrorRate):
-    """Edit distance in units (Han characters and Latin words) a reference unit; texts are normalized first."""
+class ErrorRate(Metric):
+    """Errors a reference unit, and how many there were of each kind; a subclass says what a unit is (`split`).
 
-    def update(self, preds: str | list[str], target: str | list[str]) -> None:
-        """Add hypotheses and references, one or B of each."""
-        super().update(_spaced(preds), _spaced(target))
+    Texts are taken as they are: normalize them first (`kit.text.scoring`). Infinite where there were errors and no
+    unit, NaN where there was neither.
+    """
+
+    full_state_update = False
+    substitutions: Tensor
+    deletions: Tensor
+    insertions: Tensor
+    length: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in Edits._fields:
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """The units of a text."""
+        raise NotImplementedError
+
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
+        """Add B hypotheses and references."""
+        self._count(text_edits(self.split, wanted, found) for found, wanted in zip(preds, target, strict=True))
+
+    def _count(self, found: Iterable[Edits]) -> None:
+        total = sum(found, Edits(0, 0, 0, 0))
+        for name, value in zip(Edits._fields, total, strict=True):
+            setattr(self, name, getattr(self, name) + value)
+
+    def edits(self) -> Edits:
+        """The errors of each kind, and the reference units."""
+        return Edits(*(int(getattr(self, name)) for name in Edits._fields))
+
+    def compute(self) -> Tensor:
+        """From 0; more than 1 where there are more errors than units."""
+        return (self.substitutions + self.deletions + self.insertions) / self.length
+
+
+class MixedErrorRate(ErrorRate):
+    """Errors a Han character or Latin word: the rate of code-switched speech, and of several languages together."""
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """Han characters, and what stands between them and white space."""
+        return units(text)
+
+
+class CharErrorRate(ErrorRate):
+    """Errors a character, the spaces between Latin words among them."""
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """All characters."""
+        return list(text)
+
+
+class WordErrorRate(ErrorRate):
+    """Errors a word, which ends at white space."""
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """What stands between white space."""
+        return text.split()
 
 
 class PhonemeErrorRate(WordErrorRate):
-    """Edit distance of phoneme strings a reference phoneme."""
+    """Errors a phoneme; a text is phonemes with spaces between them."""
 
     def update_strings(self, found: Sequence[Sequence[object]], wanted: Sequence[Sequence[object]]) -> None:
         """Add phoneme strings of B utterances, as ids or as symbols."""
@@ -63,6 +123,14 @@ class EntityRecall(Share):
     def update(self, preds: Sequence[str], names: Sequence[Sequence[str]]) -> None:
         """Add B hypotheses and the names that each should have."""
         self.count([occurs(name, text) for text, row in zip(preds, names, strict=True) for name in row])
+
+
+class EntityPrecision(Share):
+    """Share of the names in the hypotheses that were said. All in normalized form."""
+
+    def update(self, found: Sequence[Sequence[str]], names: Sequence[Sequence[str]]) -> None:
+        """Add, for B utterances, the names of a list that the hypothesis has and those that it should have."""
+        self.count([name in row for told, row in zip(found, names, strict=True) for name in told])
 
 
 class HallucinationRate(Share):
@@ -121,13 +189,10 @@ def _invented(found: list[str], said: list[str]) -> bool:
     return len(found) > LONGER * len(said) and common < OVERLAP * max(1, len(said))
 
 
-def rate_of_language(language: str) -> Metric:
+def rate_of_language(language: str) -> ErrorRate:
     """The customary rate: characters for Mandarin, words for English, units for code-switch."""
-    return {"zh": CharErrorRate, "en": WordErrorRate}.get(language, MixedErrorRate)()
+    rates: dict[str, type[ErrorRate]] = {"zh": CharErrorRate, "en": WordErrorRate}
+    return rates.get(language, MixedErrorRate)()
 
 
 RATE_NAMES = {"zh": "CER", "en": "WER", "mixed": "MER"}
-
-
-def _spaced(texts: str | list[str]) -> list[str]:
-    return [" ".join(units(normalize(text))) for text in ([texts] if isinstance(texts, str) else texts)]

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,6 @@ from kit.decoding.session import Session
 from kit.decoding.timing import Timing
 from kit.evaluation.hints import Names
 from kit.model.recognizer import Recognizer
-from kit.text.normalize import normalize, units
 
 if TYPE_CHECKING:
     from datamodules.base import SpeechData
@@ -142,72 +140,6 @@ def listen_to_part(
             hinted.words = names.hints(cut, batch.texts[row])
             yield cut, batch.texts[row], wanted, listen(session, samples)
     yield engine
-
-
-def latency(streams: Sequence[Heard], engine: Engine) -> dict[str, Any]:
-    """Figures over streams that one engine has heard: milliseconds (median, 95 %), percentages and ratios."""
-    first, delays = [], []
-    told = changed = settled = settled_changed = 0
-    for heard in streams:
-        words = [word for _, event in heard.events if isinstance(event, Final) for word in event.words]
-        tellings = list(_tellings(heard))
-        final = units(normalize(heard.text))
-        shown = next((at for at, text, _ in tellings if text), None)
-        if words and shown is not None:
-            first.append(shown - words[0].start)
-        if len(words) == len(final):
-            delays += [_settling(tellings, final, index) - word.end for index, word in enumerate(words)]
-        for at, text, stable in tellings:
-            if at < tellings[-1][0]:
-                wrong = [index >= len(final) or unit != final[index] for index, unit in enumerate(text)]
-                told, changed = told + len(text), changed + sum(wrong)
-                settled, settled_changed = settled + stable, settled_changed + sum(wrong[:stable])
-    audio = sum(heard.seconds for heard in streams)
-    frames = engine.heard
-    return {
-        "first text after the first word began, ms": _spread(first),
-        "a word's last change after its end, ms": _spread(delays),
-        "final text after the end of the audio, ms": _spread([heard.finalization for heard in streams]),
-        "real-time factor": round(sum(heard.computing for heard in streams) / max(audio, 1e-9), 3),
-        "encoder frames computed twice, %": _share(engine.encoded - frames[0], frames[0]),
-        "speech embeddings read twice, %": _share(engine.decoder.speech_read - frames[1], frames[1]),
-        "words told that changed, %": _share(changed, told),
-        "settled words that changed, %": _share(settled_changed, settled),
-    }
-
-
-def _tellings(heard: Heard) -> Iterator[tuple[float, list[str], int]]:
-    """(second, units of the whole text so far, how many of them are settled) after each event."""
-    before: list[str] = []
-    for at, event in heard.events:
-        if isinstance(event, Partial):
-            settled = units(normalize(event.text[: event.stable]))
-            yield at, before + units(normalize(event.text)), len(before) + len(settled)
-        elif isinstance(event, Final):
-            before = before + units(normalize(event.text))
-            yield at, before, len(before)
-
-
-def _settling(tellings: Sequence[tuple[float, list[str], int]], final: Sequence[str], index: int) -> float:
-    """The second from which a unit of the final text stands at its place for good."""
-    since = tellings[-1][0]
-    for at, text, _ in reversed(tellings):
-        if index >= len(text) or text[index] != final[index]:
-            break
-        since = at
-    return since
-
-
-def _spread(seconds: Sequence[float]) -> dict[str, float] | None:
-    if not seconds:
-        return None
-    ordered = sorted(seconds)
-    high = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
-    return {"median": round(1e3 * median(ordered), 1), "95 %": round(1e3 * high, 1)}
-
-
-def _share(part: float, whole: float) -> float:
-    return round(100 * part / max(whole, 1e-9), 2)
 
 
 def silent_clips(count: int = 200, seed: int = 0) -> Iterator[tuple[str, Tensor]]:

@@ -1,8 +1,8 @@
 """Numbers of a normalized text spelled one way, so that 二零二四, 两千零二十四 and 2024 are the same words.
 
 Both languages by the same rule: what reads as one number is taken for its digits, and these are spelled again. Left
-alone is what is no number for sure: a single numeral (一些, 三里屯, "one"), two in a row (三四个, "one two"), and what is
-no well-formed number (万一, 千万, 两三百).
+alone is what is no number for sure: a single numeral (一些, 三里屯, "one"), two in a row (三四个, "one two"), and what
+is no well-formed number (万一, 千万, 两三百).
 """
 
 from __future__ import annotations

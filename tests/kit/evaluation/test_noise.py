@@ -11,8 +11,10 @@ from small import small_config, small_recognizer
 from kit.decoding.events import Final, Partial
 from kit.evaluation import report as reports
 from kit.evaluation import streaming
-from kit.evaluation.report import Scored, measure, rates, show
+from kit.evaluation.report import measure
+from kit.evaluation.scored import Scored, rates
 from kit.evaluation.streaming import Heard, listen
+from kit.evaluation.tables import show
 
 HEAD = ("encoder", "phoneme_head")
 STREAM = ("decoding=streaming", "decoding.callbacks.gate=null")

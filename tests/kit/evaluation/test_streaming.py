@@ -6,8 +6,10 @@ from small import small_config, small_recognizer
 
 from kit.decoding.engine import Engine
 from kit.decoding.events import Final, Partial, Word
-from kit.evaluation.report import measure, show
-from kit.evaluation.streaming import Heard, latency, listen, offline, silent_clips, words_in_silence
+from kit.evaluation.latency import latency
+from kit.evaluation.report import measure
+from kit.evaluation.streaming import Heard, listen, offline, silent_clips, words_in_silence
+from kit.evaluation.tables import show
 
 
 class Counts:
