@@ -128,11 +128,25 @@ def as_stream(overrides: list[str]) -> list[str]:
 
 
 def _evaluate(files: list[str], overrides: list[str]) -> int:
+    if files[:1] == ["compare"]:
+        from kit.evaluation.comparing import compare_files
+
+        return compare_files(files[1:], overrides)
     _no_files("evaluate", files)
-    config, export = with_export(overrides)
+    from kit.config import compose
     from kit.fit import data_module, quiet
 
+    config = compose(overrides)
+    export = None if config.system else with_export(overrides)[1]
     with quiet():
+        if config.benchmark:
+            from kit.evaluation.benchmark import run_benchmark
+
+            return run_benchmark(config, export)
+        if export is None:
+            from kit.evaluation.systems import evaluate_system
+
+            return evaluate_system(config, data_module(config))
         from kit.evaluation.report import evaluate
 
         evaluate(config, export, data_module(config))
@@ -245,9 +259,10 @@ decoding.*           see configs/decoding/streaming.yaml""",
     ),
     "evaluate": Command(
         "measure error rates on held-out data",
-        "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [decoding=NAME] [out=FILE]",
+        "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [benchmark=NAME] [system=COMMAND] [out=FILE]",
         """Prints a table by language and domain: character error rate for Mandarin and code-switch, word error rate
 for English, phoneme error rate of the phoneme head; and how many names were found, hints recited, texts made up.
+A benchmark is a list of sets, each heard whole and in streams, without and with retrieval: it writes a report.
 
 examples:
   python -m kit evaluate
@@ -257,13 +272,22 @@ examples:
   python -m kit evaluate data=manifest data.test=my/utterances.jsonl
   python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
   python -m kit evaluate split=silence                     how often silence and noise become words
+  python -m kit evaluate benchmark=cockpit out=reports/mine       report.html, report.md and report.json
+  python -m kit evaluate benchmark=my/manifests hotwords=names.db
+  python -m kit evaluate "system=python -m kit.peers.pocketsphinx" data=manifest data.test=my/utterances.jsonl
+  python -m kit evaluate compare before.json after.json    is the difference real?
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
 split=NAME           part of the data (default: all that are held out), or silence: clips without speech
 noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
 noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
 hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
-out=FILE             write the figures as JSON too""",
+normalization=NAME   what is no error: light (default), basic, none, or wetext, which needs nim4-kit[wetext]
+benchmark=NAME       public, cockpit, or a folder in which every jsonl is a set; out=FOLDER for the report
+system=COMMAND       a program in place of an export: id<TAB>path of wav files on its standard input ({} in the command
+                     becomes the list's path), id<TAB>text on its standard output
+compare A B          two reports, utterance by utterance; way=, against= and split= choose
+out=FILE             write the figures and all utterances as JSON too""",
         _evaluate,
     ),
     "study": Command(

@@ -43,6 +43,8 @@ _OPTIONAL = {
     "stage.snapshot": str,
     "stage.callbacks.swap.limit": int,
     "hints_from": str,
+    "benchmark": str,
+    "system": str,
     "hotwords": str,
     "personal": str,
     "retrieval.shortest": int,
@@ -224,7 +226,7 @@ def _groups(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Group name -> its options, sorted: the folders and the YAML files in them."""
     groups: dict[str, set[str]] = {}
     for file in (file for folder in folders for file in folder.glob("*/*.yaml")):
-        if file.parent.name != "study":  # a study is no part of a configuration, it makes many
+        if file.parent.name not in ("study", "benchmark"):  # no part of a configuration: they make many
             groups.setdefault(file.parent.name, set()).add(file.stem)
     return {name: sorted(options) for name, options in groups.items()}
 

@@ -25,6 +25,12 @@ def choose(command: str, defaults: Mapping[str, str], overrides: Sequence[str]) 
     return chosen
 
 
+def split_off(defaults: Mapping[str, str], overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The defaults with the values given on the command line, and the overrides that have other keys."""
+    given = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in defaults}
+    return {**defaults, **given}, [text for text in overrides if text.partition("=")[0] not in defaults]
+
+
 def whole_number(key: str, written: str, least: int = 1) -> int:
     """The number that an option has.
 
