@@ -58,7 +58,7 @@ def _ceiling(highest: float) -> float:
 def _steps() -> Iterator[float]:
     size = 1.0
     while True:
-        yield from (size, 2 * size, 5 * size)
+        yield from (factor * size for factor in (1, 1.6, 2, 3, 4, 6, 8))
         size *= 10
 
 

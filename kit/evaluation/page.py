@@ -109,7 +109,10 @@ def _utterance(name: str, one: str, by_way: Mapping[str, Mapping[str, Any]], cli
     sound = clips.found.get((name, one))
     player = f'<audio controls preload="none" src="{sound}"></audio>' if sound else f'<p class="note">{_GONE}</p>'
     said = f"<dt>said</dt><dd>{escape(first['written'])}</dd>"
-    heard = "".join(f"<dt>{escape(way)}</dt><dd>{_aligned(row)}</dd>" for way, row in rows.items())
+    texts: dict[str, list[str]] = {}
+    for way, row in rows.items():
+        texts.setdefault(_aligned(row), []).append(way)
+    heard = "".join(f"<dt>{escape('; '.join(same))}</dt><dd>{text}</dd>" for text, same in texts.items())
     return f"<article><h3>{escape(' · '.join(facts))}</h3>{player}<dl>{said}{heard}</dl></article>"
 
 

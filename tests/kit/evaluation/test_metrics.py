@@ -1,9 +1,16 @@
+import json
+import multiprocessing
 import random
 
 import jiwer
 import pytest
+import torch
 
+from kit.decoding.events import Final, Partial, Word
+from kit.evaluation.latency import StreamFigures
 from kit.evaluation.metrics import (
+    CharErrorRate,
+    EntityPrecision,
     EntityRecall,
     HallucinationRate,
     HintPrecision,
@@ -12,8 +19,10 @@ from kit.evaluation.metrics import (
     MixedErrorRate,
     PhonemeErrorRate,
     RecitedRate,
+    WordErrorRate,
     rate_of_language,
 )
+from kit.evaluation.streaming import Heard
 
 WORDS = ["打", "开", "天", "窗", "turn", "on", "the", "radio", "外", "滩"]
 
@@ -114,3 +123,72 @@ def test_shares_in_pieces_are_shares_at_once():
     for one, other in zip(found, wanted, strict=True):
         pieces.update([one], [other])
     assert pieces.compute() == whole.compute()
+
+
+def test_kinds_of_errors_are_kept_apart():
+    rate = WordErrorRate()
+    rate.update(["a x c", "b c d"], ["a b c", "a b c"])
+    assert rate.edits() == (1, 1, 1, 6)
+    assert float(rate.compute()) == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_character_error_rate_against_jiwer(seed):
+    wanted, found = sentences(seed), sentences(seed + 100, least=0)
+    rate = CharErrorRate()
+    rate.update(found, wanted)
+    assert float(rate.compute()) == pytest.approx(jiwer.cer(wanted, found), rel=1e-5)
+
+
+def test_names_that_are_written_were_said():
+    precision = EntityPrecision()
+    precision.update([["art", "party"], [], ["外滩"]], [["art"], ["art"], ["外滩", "天窗"]])
+    assert float(precision.compute()) == pytest.approx(2 / 3)
+
+
+def test_processes_together_have_the_figures_of_one(tmp_path):
+    """Each of two processes sees its half; both then tell what one tells that saw everything."""
+    rows = list(zip(sentences(5, least=0), sentences(6), strict=True))
+    everything = json.loads(json.dumps(gathered(rows)))
+    processes = multiprocessing.get_context("fork")  # they need not import everything again
+    workers = [processes.Process(target=work, args=(tmp_path, rank, rows[rank::2])) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(90)
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [everything] * 2
+
+
+def work(folder, rank, rows):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    (folder / f"{rank}.json").write_text(json.dumps(gathered(rows)))
+    torch.distributed.barrier()
+
+
+def gathered(rows):
+    """What all metrics say of hypotheses and references."""
+    found, wanted = [one for one, _ in rows], [other for _, other in rows]
+    rates = [kind() for kind in (MixedErrorRate, WordErrorRate, CharErrorRate, PhonemeErrorRate, HallucinationRate)]
+    for rate in rates:
+        rate.update(found, wanted)
+    words = [text.split() for text in wanted]
+    shares = [EntityRecall(), EntityPrecision(), HintRecall()]
+    shares[0].update(found, words)
+    for share in shares[1:]:
+        share.update([text.split() for text in found], words)
+    figures = StreamFigures()
+    for text, other in rows:
+        figures.update(stream(text, len(other)))
+    return [*(float(one.compute()) for one in [*rates, *shares]), figures.compute()]
+
+
+def stream(text, seed):
+    draw = random.Random(f"{text} {seed}")
+    begin = draw.random()
+    units = text.split()
+    words = [Word(unit, begin + place, begin + place + 0.5) for place, unit in enumerate(units)]
+    events = [
+        (begin + 1, Partial(0, begin + 1, " ".join([*units[: draw.randint(0, 3)], "other"]), 1)),
+        (begin + 2, Final(0, begin + 2, text, begin, begin + 2, words)),
+    ]
+    return Heard(events=events, seconds=2.0, computing=0.25, finalization=draw.random())
