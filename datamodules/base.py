@@ -197,6 +197,7 @@ class SpeechData(L.LightningDataModule):
         self.config = config
         self._inventory: PhonemeInventory | None = None
         self.position = (0, 0)
+        self.left_out: dict[str, list[str]] = {}  # part -> ids of utterances that it cannot have, for reports
         self._stores: dict[str, FeatureStore] = {}
         self._cuts: dict[str, CutSet] = {}
         self._datasets: dict[str, SpeechDataset] = {}

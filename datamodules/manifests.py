@@ -84,7 +84,7 @@ class ManifestData(SpeechData):
         """The cuts of a split: from its own file, or the held-back share of data.train."""
         own = self.config.data.get(split)
         if own and split != "train":
-            return self._read(own)
+            return self._read(own, split)
         if split not in ("train", "dev", "test"):
             raise UsageError(f"data=manifest has no part {split!r}; choose train, dev or test")
         return self._shares()[split]
@@ -99,14 +99,14 @@ class ManifestData(SpeechData):
         if not config.train:
             raise UsageError("data=manifest needs data.train=FILE, a jsonl of audio and text or a Lhotse manifest")
         if self._parts is None:
-            rows = sorted(self._read(config.train), key=lambda cut: sha256(cut.id.encode()).digest())
+            rows = sorted(self._read(config.train, "train"), key=lambda cut: sha256(cut.id.encode()).digest())
             test = 0 if config.test else round(config.test_share * len(rows))
             dev = test + (0 if config.dev else round(config.dev_share * len(rows)))
             parts = {"test": rows[:test], "dev": rows[test:dev], "train": rows[dev:]}
             self._parts = {name: CutSet.from_cuts(cuts) for name, cuts in parts.items()}
         return self._parts
 
-    def _read(self, name: str) -> CutSet:
+    def _read(self, name: str, split: str) -> CutSet:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"data file {path} does not exist; give a jsonl of audio and text, or a Lhotse manifest")
@@ -114,6 +114,8 @@ class ManifestData(SpeechData):
         cuts = CutSet.from_file(path) if first.startswith("cuts") else read_jsonl(path)
         kept = [cut for cut in cuts if phonemize(normalize(cut.supervisions[0].text))]
         if len(kept) < len(cuts):
+            known = {cut.id for cut in kept}
+            self.left_out[split] = [cut.id for cut in cuts if cut.id not in known]
             lost = len(cuts) - len(kept)
             say(f"{path}: left out {lost} of {len(cuts)} utterances, their text has nothing to pronounce")
         return CutSet.from_cuts(kept)

@@ -127,6 +127,11 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str
     return config
 
 
+def override(key: str, value: str) -> str:
+    """The override that gives a key a text, whatever the text has in it."""
+    return f"{key}={_quote(value)}"
+
+
 def for_stage(config: DictConfig, stage: str) -> DictConfig:
     """The configuration of another stage of the same pipeline: all overrides but those meant for one stage alone."""
     own = ("stage", "init", "upstream", "configs")

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kit.config import CONFIGS, compose
+from kit.config import CONFIGS, compose, override
 from kit.errors import KitError, UsageError, nearest
 from kit.evaluation.clips import Clips
 from kit.evaluation.digest import markdown
@@ -77,7 +77,7 @@ def sets_of(name: str, folders: Sequence[Path] = ()) -> list[TestSet]:
     if not manifests:
         raise UsageError(f"the folder {folder} has no manifest; put a .jsonl of audio and text, or Lhotse cuts, there")
     return [
-        TestSet(path.name.split(".jsonl")[0], "manifest", "test", overrides=(f"data.test={path}",))
+        TestSet(path.name.split(".jsonl")[0], "manifest", "test", overrides=(override("data.test", str(path)),))
         for path in manifests
     ]
 
@@ -179,7 +179,7 @@ class Benchmark:
     @contextmanager
     def _listed(self, one: TestSet, config: DictConfig, data: Any) -> Iterator[tuple[DictConfig | None, str]]:
         """The configuration with retrieval, and what is searched in: what was given, or the names of the set itself."""
-        given = [f"{key}={self.config[key]}" for key in ("hotwords", "personal") if self.config[key]]
+        given = [override(key, self.config[key]) for key in ("hotwords", "personal") if self.config[key]]
         names = [] if given else data.keywords(parts(config, data))
         if config.retrieval.name == "none":
             yield None, "not run: retrieval=none"
@@ -191,7 +191,7 @@ class Benchmark:
             with TemporaryDirectory(prefix="kit-names-") as folder:
                 path = Path(folder) / "names.tsv"
                 write_text(path, "".join(f"{name}\n" for name in names))
-                yield self._composed(one, f"personal={path}"), f"{len(names)} names of the set itself"
+                yield self._composed(one, override("personal", str(path))), f"{len(names)} names of the set itself"
 
     def _add(self, one: TestSet, found: Mapping[str, Any], suffix: str, data: Any, config: DictConfig) -> None:
         named = self._parts_of(one, list(found["parts"]))

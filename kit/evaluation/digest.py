@@ -273,5 +273,5 @@ def by_condition(report: Report) -> Table:
 def problems(report: Report) -> Table:
     """What is wrong with references and answers."""
     rows = [line.split(": ", 1) for line in told_faults(report["faults"])]
-    note = "All of these are scored, with what reference they have."
+    note = "All of these are scored, with what reference they have, but those left out of a part."
     return Table("Faults", ["set", "fault"], rows, note)

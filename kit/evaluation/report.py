@@ -128,6 +128,7 @@ class Measurement:
     """
 
     def __init__(self, judge: Judge) -> None:
+        self.judge = judge
         self.report: dict[str, Any] = {"parts": {}, "faults": {}, "examples": [], "seconds": {}}
         self.report |= {"seconds": {"audio": 0.0, "decoding": 0.0}, **judge.about(), "utterances": {}}
 
@@ -140,7 +141,7 @@ class Measurement:
         self.report["seconds"]["decoding"] += decoding
         self.report["seconds"]["audio"] += sum(row.seconds for row in rows)
         if any(row.reference for row in rows):
-            self.report["faults"].setdefault(part, {})[way] = faults(rows)
+            self.report["faults"].setdefault(part, {})[way] = faults(rows, self.judge.data.left_out.get(part, ()))
         figures = ((key, value) for key, value in scores["all"].items() if not isinstance(value, list))
         say(f"{part}, {way}: {', '.join(f'{key} {value}' for key, value in figures)}")
 

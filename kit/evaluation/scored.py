@@ -30,6 +30,7 @@ from kit.text.scoring import foreign, units
 
 NO_ANSWER = "no answer"
 EMPTY = "reference is empty"
+LEFT_OUT = "left out of the part, nothing to pronounce"
 SCRIPT = "reference in another script"
 NAMED = 20  # ids of a fault that are told
 
@@ -114,9 +115,9 @@ def check_ids(ids: Iterable[str], part: str) -> None:
         raise KitError(f"{len(twice)} ids of the {part} part are there more than once: {shown}; give each its own")
 
 
-def faults(rows: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    """Fault -> how many utterances have it, and the first of their ids."""
-    found: dict[str, list[str]] = {}
+def faults(rows: Sequence[Scored], left_out: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Fault -> how many utterances have it, and the first of their ids; those that a corpus left out among them."""
+    found: dict[str, list[str]] = {LEFT_OUT: list(left_out)} if left_out else {}
     for row in rows:
         for fault in row.faults():
             found.setdefault(fault, []).append(row.id)

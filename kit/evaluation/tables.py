@@ -47,11 +47,12 @@ def show(report: dict[str, Any]) -> None:
         console.print(f"clips of 10 s without speech: {clips}, of which {said} got a text")
     seconds = report["seconds"]
     speed = seconds["audio"] / max(1e-9, seconds["decoding"])
-    console.print(f"\n{seconds['audio']:.0f} s of audio decoded in {seconds['decoding']:.1f} s, {speed:.0f}x real time")
+    times = f"{speed:.0f}" if speed >= 1 else f"{speed:.2f}"
+    console.print(f"\n{seconds['audio']:.0f} s of audio decoded in {seconds['decoding']:.1f} s, {times}x real time")
 
 
 def told_faults(faults: dict[str, Any]) -> list[str]:
-    """What is wrong with references and answers, a line a part and fault; each is scored all the same."""
+    """What is wrong with references and answers, a line a part and fault."""
     lines: dict[str, None] = {}
     for part, by_way in faults.items():
         for found in by_way.values():
