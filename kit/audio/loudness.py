@@ -14,9 +14,9 @@ _CLEANEST = 60.0  # dB; more is silence between words, which tells nothing more
 def signal_to_noise(samples: NDArray[np.floating]) -> float:
     """The estimated signal-to-noise ratio in dB, from 0 to 60, of (n,) samples at 16 kHz.
 
-    The background is as loud as the quietest tenth of the frames of 20 ms, and steady: so it is too low for a recording
-    that is noisy in its pauses only, and too high where there are no pauses. What is louder than the background by 3 dB
-    is speech; its mean power, less the background's, is the signal.
+    The background is taken to be steady and as loud as the quietest tenth of the frames of 20 ms; what is 3 dB louder
+    is speech, and its mean power, less the background's, is the signal. So the ratio is too high for a recording that
+    was made quiet in its pauses, and too low for one without pauses.
     """
     count = len(samples) // _FRAME
     if not count:

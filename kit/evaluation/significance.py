@@ -6,7 +6,7 @@ part has few speakers, their utterances do, too, and intervals are too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,10 +64,10 @@ def interval(errors: Sequence[int], lengths: Sequence[int], seed: int = 0, round
     Returns:
         NaN twice where there is no unit at all.
     """
-    pairs = np.array(sorted(zip(errors, lengths, strict=True)), np.int64).reshape(-1, 2)
-    if not pairs[:, 1].sum():
+    table, counts = _cells(errors, lengths)
+    if not table[:, 1].sum():
         return float("nan"), float("nan")
-    sums = np.concatenate([pairs[drawn].sum(1) for drawn in _drawn(len(pairs), seed, rounds)])
+    sums = _resampled(table, counts, seed, rounds)
     return _percentiles(sums[:, 0] / np.maximum(sums[:, 1], 1))
 
 
@@ -85,27 +85,38 @@ def compare(
         first, second: errors of two systems in N utterances.
         lengths: of their references.
     """
-    table = np.array(sorted(zip(first, second, lengths, strict=True)), np.int64).reshape(-1, 3)
-    gaps, units = table[:, 1] - table[:, 0], max(1, int(table[:, 2].sum()))
-    sums = np.concatenate([table[drawn].sum(1) for drawn in _drawn(len(table), seed, rounds)] or [np.zeros((1, 3))])
+    table, counts = _cells(first, second, lengths)
+    gaps, whole = table[:, 1] - table[:, 0], counts @ table
+    units = max(1, int(whole[2]))
+    sums = _resampled(table, counts, seed, rounds)
     low, high = _percentiles((sums[:, 1] - sums[:, 0]) / np.maximum(sums[:, 2], 1))
     return Difference(
-        utterances=len(table),
-        rates=(int(table[:, 0].sum()) / units, int(table[:, 1].sum()) / units),
-        difference=int(gaps.sum()) / units,
+        utterances=int(counts.sum()),
+        rates=(int(whole[0]) / units, int(whole[1]) / units),
+        difference=int(whole[1] - whole[0]) / units,
         low=low,
         high=high,
-        wins=int((gaps < 0).sum()),
-        losses=int((gaps > 0).sum()),
-        p=_permuted(gaps[gaps != 0], seed),
+        wins=int(counts[gaps < 0].sum()),
+        losses=int(counts[gaps > 0].sum()),
+        p=_permuted(np.repeat(gaps, counts)[np.repeat(gaps, counts) != 0], seed),
     )
 
 
-def _drawn(count: int, seed: int, rounds: int) -> Iterator[Whole]:
-    """`rounds` rows of `count` utterances drawn with replacement, some rows at a time."""
-    draw, step = np.random.default_rng(seed), max(1, _CELLS // max(1, count))
-    for start in range(0, rounds if count else 0, step):
-        yield draw.integers(0, count, (min(step, rounds - start), count))
+def _cells(*columns: Sequence[int]) -> tuple[Whole, Whole]:
+    """The different rows of a table, sorted, and how often each is there."""
+    table = np.column_stack([np.asarray(column, np.int64) for column in columns])
+    rows, counts = np.unique(table, axis=0, return_counts=True)
+    return rows, counts.astype(np.int64)
+
+
+def _resampled(table: Whole, counts: Whole, seed: int, rounds: int) -> Whole:
+    """(rounds, columns) sums over as many rows, drawn with replacement: how often each comes is multinomial."""
+    total = int(counts.sum())
+    if not total:
+        return np.zeros((1, table.shape[1]), np.int64)
+    draw, step = np.random.default_rng(seed), max(1, _CELLS // len(table))
+    sizes = [min(step, rounds - start) for start in range(0, rounds, step)]
+    return np.concatenate([draw.multinomial(total, counts / total, size) @ table for size in sizes])
 
 
 def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -119,9 +130,7 @@ def _permuted(gaps: Whole, seed: int) -> float:
     if 2 ** len(gaps) <= FLIPS:
         patterns = np.arange(2 ** len(gaps))[:, None] >> np.arange(len(gaps)) & 1
         return float(np.mean(np.abs((2 * patterns - 1) @ gaps) >= reached))
-    draw, step = np.random.default_rng(seed), max(1, _CELLS // len(gaps))
-    larger = 0
-    for start in range(0, FLIPS, step):
-        signs = 2 * draw.integers(0, 2, (min(step, FLIPS - start), len(gaps)), dtype=np.int8) - 1
-        larger += int((np.abs(signs @ gaps) >= reached).sum())
-    return (larger + 1) / (FLIPS + 1)
+    sizes, counts = np.unique(np.abs(gaps), return_counts=True)
+    positive = np.random.default_rng(seed).binomial(counts, 0.5, (FLIPS, len(sizes)))  # gaps of a size that are
+    sums = np.abs((2 * positive - counts) @ sizes)
+    return (int((sums >= reached).sum()) + 1) / (FLIPS + 1)
