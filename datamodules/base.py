@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,21 @@ from datamodules.augmentation import (
     speech_start,
 )
 from datamodules.batch import SpeechBatch, TextBatch
-from datamodules.features import AudioStore, FeatureStore, Joined, build, build_audio, digest
+from datamodules.features import (
+    AudioStore,
+    Computed,
+    FeatureStore,
+    Joined,
+    build,
+    build_audio,
+    computed_features,
+    computed_samples,
+    digest,
+    sampled_statistics,
+)
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
+from datamodules.rows import EAGER
 from datamodules.sampling import FavorLong
 from kit.distributed import place
 from kit.errors import KitError, UsageError
@@ -46,6 +60,8 @@ from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
 
+SOME = 2000  # utterances that stand for all where all are too many
+
 JOIN = "+"  # "train+made" is two parts taken as one
 
 Labels = tuple[str, torch.Tensor, torch.Tensor | None]
@@ -54,10 +70,11 @@ Labels = tuple[str, torch.Tensor, torch.Tensor | None]
 class SpeechDataset(Dataset):
     """Turns a CutSet into a SpeechBatch; what depends on the cut alone is computed once."""
 
-    def __init__(self, store: Joined[torch.Tensor], inventory: PhonemeInventory) -> None:
+    def __init__(self, store: Joined[torch.Tensor] | Computed[torch.Tensor], inventory: PhonemeInventory) -> None:
         self.store, self.inventory = store, inventory
         self.augmentation: Augmentation | None = None
         self._labels: dict[str, Labels] = {}
+        self._remember = isinstance(store, Joined)  # of corpora that are computed anew there are too many to remember
 
     def augmented(self, augmentation: Augmentation) -> SpeechDataset:
         """The same utterances as an augmentation changes them; what is known of their texts is shared."""
@@ -91,7 +108,7 @@ class SpeechDataset(Dataset):
         """A cut as it comes into the batch at `place`: changed if chance wants it, its features (T, F), its labels."""
         changed = self.augmentation(cut, place) if self.augmentation else None
         if changed is None:
-            return cut, self.store[cut.id], self.labels(cut)
+            return cut, self.store.of(cut), self.labels(cut)
         moved, features = changed
         text, phonemes, frames = self.labels(cut)
         if frames is not None:
@@ -101,16 +118,17 @@ class SpeechDataset(Dataset):
 
     def labels(self, cut: Cut) -> Labels:
         """Normalized text, phoneme ids (U,) and, where the corpus is aligned, the label of each encoder frame (T',)."""
-        if cut.id not in self._labels:
-            supervision = cut.supervisions[0]
-            text = normalize(supervision.text)
-            aligned = respelled(alignment(cut), text, self.inventory)
-            spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
-            symbols = [item.symbol for item in aligned] or spelled
-            phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
-            frames = self._frame_labels(phonemes, aligned, self.store.length(cut.id)) if aligned else None
+        if cut.id in self._labels:
+            return self._labels[cut.id]
+        text = normalize(cut.supervisions[0].text)
+        aligned = respelled(alignment(cut), text, self.inventory)
+        spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
+        symbols = [item.symbol for item in aligned] or spelled
+        phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
+        frames = self._frame_labels(phonemes, aligned, self.store.length(cut)) if aligned else None
+        if self._remember:
             self._labels[cut.id] = text, phonemes, frames
-        return self._labels[cut.id]
+        return text, phonemes, frames
 
     @staticmethod
     def _frame_labels(phonemes: torch.Tensor, aligned: list[Any], length: int, begin: float = 0.0) -> torch.Tensor:
@@ -205,6 +223,11 @@ class SpeechData(L.LightningDataModule):
         self._transforms: dict[str, Transform] | None = None
 
     @property
+    def stored(self) -> bool:
+        """Whether features and samples are computed once and kept, or from the recordings whenever they are wanted."""
+        return bool(self.config.data.get("stored", True))
+
+    @property
     def inventory(self) -> PhonemeInventory:
         """What the labels are written in: `model.labels`, or what `use_inventory` said."""
         if self._inventory is None:
@@ -221,6 +244,8 @@ class SpeechData(L.LightningDataModule):
 
     def warm_up(self) -> None:
         """Compute now what training needs, so that several processes find it done."""
+        if not self.stored:
+            return
         for split in (*self.training_part().split(JOIN), "dev"):
             if len(self.cuts(split)):
                 self.store(split)
@@ -239,7 +264,7 @@ class SpeechData(L.LightningDataModule):
 
     def texts(self) -> list[str]:
         """Normalized sentences for training a language model: here the training transcripts."""
-        return [self.dataset("train").labels(cut)[0] for cut in self.cuts("train")]
+        return self.transcripts(["train"])
 
     def transcripts(self, splits: Sequence[str]) -> list[str]:
         """Normalized transcripts of some parts."""
@@ -261,9 +286,8 @@ class SpeechData(L.LightningDataModule):
 
     def keywords(self, splits: Sequence[str]) -> list[str]:
         """Names that the transcripts of some parts mention: those annotated, or rare words where none are."""
-        cuts = [cut for split in splits for cut in self.cuts(split)]
-        names = [name for cut in cuts for name in self.entities(cut) or ()]
-        return sorted(set(names)) or mine(self.transcripts(splits))
+        names = {name for split in splits for cut in self.cuts(split) for name in self.entities(cut) or ()}
+        return sorted(names) or mine(self.transcripts(splits))
 
     def begin(self, config: DictConfig) -> None:
         """Start another stage on the same data: its batch sizes, its seed, from the first batch."""
@@ -285,7 +309,8 @@ class SpeechData(L.LightningDataModule):
             return self._silence()
         if JOIN in split:
             return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
-        return self.load_cuts(split).to_eager()
+        cuts = self.load_cuts(split)
+        return cuts if split == "train" and cuts.is_lazy and len(cuts) > EAGER else cuts.to_eager()
 
     def store(self, split: str) -> FeatureStore:
         """The cached features of a split, computed at first use."""
@@ -303,11 +328,12 @@ class SpeechData(L.LightningDataModule):
         return self._audio[split]
 
     def speech(self) -> CutSet:
-        """Utterances to make babble of: training's, or the test part's where there are none for training."""
+        """Utterances to make babble of: some of training's, or the test part's where there are none for training."""
         try:
-            return self.cuts("train")
+            cuts = self.cuts("train")
         except UsageError:
-            return self.cuts(self.test_parts()[0])
+            cuts = self.cuts(self.test_parts()[0])
+        return cuts if len(cuts) <= EAGER else some(cuts, SOME)
 
     def _silence(self) -> CutSet:
         noises = noises_for(self, self.config.get(NOISE_FOLDER), held_out=True)
@@ -316,20 +342,27 @@ class SpeechData(L.LightningDataModule):
     def dataset(self, split: str) -> SpeechDataset:
         """The dataset of a split."""
         if split not in self._datasets:
-            features = Joined([self.store(part) for part in split.split(JOIN)])
+            parts = split.split(JOIN)
+            features = Joined([self.store(part) for part in parts]) if self.stored else computed_features()
             self._datasets[split] = SpeechDataset(features, self.inventory)
         return self._datasets[split]
 
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (F,) of the training features."""
-        return self.store("train").statistics()
+        """Mean and standard deviation (F,) of the training features; of some of them where they are not kept."""
+        return self.store("train").statistics() if self.stored else sampled_statistics(some(self.cuts("train"), SOME))
+
+    def weights(self) -> torch.Tensor | None:
+        """(n,) how often the utterances of training are to come up; None for all alike."""
+        return None
 
     def train_dataloader(self) -> DataLoader:
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
         cuts, power = self.cuts(self.training_part()), self.config.stage.get("favor_long") or 0.0
-        sampler = FavorLong(cuts, power, self.config.seed, self._buckets) if power else self._buckets(cuts)
+        weights = self.weights()
+        drawn = bool(power) or weights is not None or cuts.is_lazy
+        sampler = FavorLong(cuts, power, self.config.seed, self._buckets, weights) if drawn else self._buckets(cuts)
         return self._loader(self._augmented_train(), Endless(sampler, self.position))
 
     def _augmented_train(self) -> SpeechDataset:
@@ -339,14 +372,16 @@ class SpeechData(L.LightningDataModule):
         part = self.training_part()
         if not self._transforms:
             return self.dataset(part)
-        audio: Joined[np.ndarray] = Joined([self.audio(one) for one in part.split(JOIN)])
-        return self.dataset(part).augmented(Augmentation(self._transforms, audio, seed=self.config.seed))
+        return self.dataset(part).augmented(Augmentation(self._transforms, self._samples(part), self.config.seed))
+
+    def _samples(self, split: str) -> Joined[np.ndarray] | Computed[np.ndarray]:
+        return Joined([self.audio(part) for part in split.split(JOIN)]) if self.stored else computed_samples()
 
     def _noisy(self, split: str, ratio: float) -> SpeechDataset:
         """A part with noise at `ratio` dB in every utterance, the same whatever the seed of training."""
         noise = Noise(1.0, ratio, 0.0, self.config.get(NOISE_FOLDER), held_out=True)
         noise.prepare(self)
-        return self.dataset(split).augmented(Augmentation({"noise": noise}, Joined([self.audio(split)]), seed=None))
+        return self.dataset(split).augmented(Augmentation({"noise": noise}, self._samples(split), seed=None))
 
     def _buckets(self, cuts: CutSet) -> DynamicBucketingSampler:
         """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.
@@ -389,8 +424,7 @@ class SpeechData(L.LightningDataModule):
     def probe(self, utterances: int, split: str = "dev") -> list[SpeechBatch]:
         """A fixed set of so many utterances, for looking at representations; of train where there is no dev."""
         split = split if len(self.cuts(split)) else "train"
-        chosen = sorted(self.cuts(split), key=lambda cut: hashlib.sha256(cut.id.encode()).digest())[:utterances]
-        ordered = sorted(chosen, key=lambda cut: (-cut.duration, cut.id))
+        ordered = sorted(some(self.cuts(split), utterances), key=lambda cut: (-cut.duration, cut.id))
         size = max(1, int(self.config.data.evaluation_seconds / ordered[0].duration))
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         return [self.dataset(split)[((0, 0), CutSet.from_cuts(cuts))] for cuts in batches]
@@ -427,10 +461,22 @@ class _OwnIds:
     """Undoes the new names that Lhotse gives to cuts when it hands out the last ones of an epoch more than once."""
 
     def __init__(self, cuts: CutSet) -> None:
-        self.known = {cut.id for cut in cuts}
+        self.cuts = cuts
+
+    @cached_property
+    def known(self) -> set[str]:
+        """Ids that look as if Lhotse had made them."""
+        return {cut.id for cut in self.cuts if "_dup" in cut.id}
 
     def __call__(self, cuts: CutSet) -> CutSet:
+        if not any("_dup" in cut.id for cut in cuts):
+            return cuts
         return cuts.modify_ids(lambda name: name if name in self.known else name.rsplit("_dup", 1)[0])
+
+
+def some(cuts: CutSet, count: int) -> CutSet:
+    """At most so many of the cuts, chosen by a hash of their ids: the same ones whatever their order."""
+    return CutSet.from_cuts(heapq.nsmallest(count, cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest()))
 
 
 @contextmanager

@@ -163,6 +163,12 @@ def _bench(files: list[str], overrides: list[str]) -> int:
     return bench(files, overrides)
 
 
+def _data(files: list[str], overrides: list[str]) -> int:
+    from kit.data import main
+
+    return main(files, overrides)
+
+
 def _hotwords(files: list[str], overrides: list[str]) -> int:
     from kit.hotwords import main
 
@@ -352,6 +358,31 @@ calibrate DB         how much evidence hints need (retrieval.margin) so that so 
 add LIST NAME        put a name on a personal list (personal=LIST beside hotwords=DB); kind=, weight=, phonemes=
 remove LIST NAME     take it from there, and hide it in the database for who uses the list""",
         _hotwords,
+    ),
+    "data": Command(
+        "list the public corpora, prepare a downloaded one, export any data as Lhotse Shar",
+        "data list|prepare|export [key=value ...]",
+        """Prepares a corpus once from the folder that you unpacked it to: reads its lists, looks into every recording,
+counts what cannot be used beside what is published, and writes manifests, which data=NAME trains and evaluates on.
+
+examples:
+  python -m kit data list
+  python -m kit data prepare corpus=librispeech root=/corpora/LibriSpeech
+  python -m kit data prepare corpus=wenetspeech root=/corpora/WenetSpeech parts=train_s,dev,test_net,test_meeting
+  python -m kit evaluate data=librispeech split=test_clean
+  python -m kit fit stage=pretrain data=mix "data.members={aishell: 2, librispeech: 1}"
+  python -m kit data export data=aishell split=train out=/fast/aishell
+  python -m kit fit stage=pretrain data=manifest data.train=/fast/aishell/train
+
+prepare corpus=NAME root=FOLDER
+  parts=A,B            only these (default: all that are there)
+  out=FOLDER           instead of cache/corpora/NAME; then data.folder=FOLDER
+                       every utterance that cannot be used is named in FOLDER/PART/problems.tsv
+export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 16 bit), whole or not at all
+  shards=1000          utterances in an archive
+  split=PART           only this part; data=... and other values as for fit
+cache=FOLDER           instead of cache/""",
+        _data,
     ),
 }
 

@@ -47,8 +47,10 @@ _OPTIONAL = {
     "personal": str,
     "retrieval.shortest": int,
     "stage.context.keywords": str,
+    "data.folder": str,
+    "data.fetch": list,
 }
-_FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
+_FREE = {"configs", "trainer.devices", "stage.chunks", "data.members"}  # a text, a number or a list are all right
 _TYPES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -82,6 +84,9 @@ _AT_LEAST = {
     "stage.context.distractors": 0,
     "stage.context.others": 0,
     "stage.context.reach": 0,
+    "data.workers": 0,
+    "data.buckets": 1,
+    "data.keep_archives": 1,
 }
 _AT_MOST = {
     "stage.context.share": 1,
