@@ -1,8 +1,7 @@
 """Lhotse Shar: cuts and their audio in numbered archives, for disks and networks that dislike millions of small files.
 
-A folder has cuts.000000.jsonl.gz and recording.000000.tar and so on. One that is read over the network also has
-shards.json, which lists them, for an address cannot be listed. The manifests are read at once and once, the archives
-when their turn comes.
+A folder PART has cuts.000000.jsonl.gz and recording.000000.tar and so on. PART.shards.json beside it lists them, for an
+address on a network cannot be listed. The manifests are read at once and once, the archives when their turn comes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from kit.errors import KitError, UsageError
 from kit.files import folder_atomic, write_text
 from kit.progress import track
 
-SHARDS = "shards.json"
+LIST = ".shards.json"  # behind the name of the folder, and not in it: there Lhotse takes every file for data
 _CUTS = re.compile(r"cuts\.(\d+)\.jsonl\.gz")
 _NAME = re.compile(r"[\w\-][\w.\-]*", re.ASCII)
 
@@ -76,15 +75,15 @@ def _local(folder: Path) -> list[tuple[str, str]]:
 
 
 def _remote(address: str, shelf: Shelf) -> list[tuple[str, str]]:
-    """The addresses of cuts and recordings as shards.json lists them; a name in it cannot lead elsewhere."""
+    """The addresses of cuts and recordings as the list beside them has them; a name in it cannot lead elsewhere."""
     base = address.rstrip("/")
-    path = shelf.get(f"{base}/{SHARDS}")
+    path = shelf.get(base + LIST)
     try:
         listed = [(shard["cuts"], shard["recording"]) for shard in json.loads(path.read_text("utf-8"))["shards"]]
         if not all(_NAME.fullmatch(name) for pair in listed for name in pair):
             raise ValueError("it has names that are no plain file names")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KitError(f"{base}/{SHARDS} is not what `data export` writes ({error}); export it again") from error
+        raise KitError(f"{base}{LIST} is not what `data export` writes ({error}); export it again") from error
     finally:
         path.unlink(missing_ok=True)  # the list may grow: it is read anew every time
     return [(f"{base}/{cuts}", f"{base}/{recording}") for cuts, recording in listed]
@@ -136,7 +135,7 @@ def _export_part(cuts: CutSet, folder: Path, size: int, label: str) -> int:
         _write_shard(chunk, folder / names["cuts"], folder / names["recording"])
         seconds = round(sum(cut.duration for cut in chunk), 3)
         shards.append({**names, "utterances": len(chunk), "seconds": seconds})
-    write_text(folder / SHARDS, json.dumps({"format": "lhotse shar", "shards": shards}, indent=1))
+    write_text(folder.with_name(folder.name + LIST), json.dumps({"format": "lhotse shar", "shards": shards}, indent=1))
     return len(shards)
 
 
