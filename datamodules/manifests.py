@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,14 @@ class ManifestData(SpeechData):
 
 
 def held_back(cuts: CutSet, test: int, dev: int) -> dict[str, CutSet]:
-    """A corpus cut into parts by a hash of the ids: `test` utterances, then up to `dev`, then train."""
+    """A corpus cut into parts by a hash of the ids: `test` utterances, then up to `dev`, then train.
+
+    Of what stays on disk the parts keep its order: neighbors lie in one archive.
+    """
     places = sorted(range(len(cuts)), key=[sha256(cut.id.encode()).digest() for cut in cuts].__getitem__)
     ends = {"test": (0, test), "dev": (test, dev), "train": (dev, len(cuts))}
-    return {name: subset(cuts, places[start:end]) for name, (start, end) in ends.items()}
+    order: Callable[[list[int]], list[int]] = sorted if cuts.is_lazy else list
+    return {name: subset(cuts, order(places[start:end])) for name, (start, end) in ends.items()}
 
 
 def open_cuts(name: str, config: DictConfig) -> CutSet:

@@ -42,10 +42,6 @@ class MixedData(SpeechData):
         for member in self.members.values():
             member.prepare_data()
 
-    def begin(self, config: DictConfig) -> None:
-        """Start another stage on the same data; the members have no state of their own."""
-        super().begin(config)
-
     def load_cuts(self, split: str) -> CutSet:
         """The cuts of train or dev, of all members together, or of MEMBER/PART.
 

@@ -50,7 +50,7 @@ _OPTIONAL = {
     "data.folder": str,
     "data.fetch": list,
 }
-_FREE = {"configs", "trainer.devices", "stage.chunks", "data.members"}  # a text, a number or a list are all right
+_FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
 _TYPES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
