@@ -157,7 +157,7 @@ class Endless:
             count = 0
             for count, cuts in enumerate(self.sampler, 1):
                 if count > skip:
-                    yield (epoch, count), cuts
+                    yield (epoch, count), cuts.to_eager()
             if not count:
                 return
             epoch, skip = epoch + 1, 0
@@ -383,7 +383,7 @@ class SpeechData(L.LightningDataModule):
         noise.prepare(self)
         return self.dataset(split).augmented(Augmentation({"noise": noise}, self._samples(split), seed=None))
 
-    def _buckets(self, cuts: CutSet) -> DynamicBucketingSampler:
+    def _buckets(self, cuts: CutSet, shuffle: bool = True) -> DynamicBucketingSampler:
         """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.
 
         Of several processes that train together, each gets its own, equally many and from the same bucket.
@@ -394,7 +394,7 @@ class SpeechData(L.LightningDataModule):
                 cuts,
                 max_duration=self.config.stage.batch_seconds,
                 num_buckets=min(self.config.data.buckets, len(cuts)),
-                shuffle=True,
+                shuffle=shuffle,
                 seed=self.config.seed,
                 rank=rank,
                 world_size=processes,

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from datamodules.base import SpeechData, detect_language
 from datamodules.rows import ROWS, Rows, as_cuts, cut_of_row, kept_rows, subset
 from datamodules.shar import is_shar, open_shar
-from datamodules.sources import Shelf
+from datamodules.sources import Member, Shelf
 from kit.errors import KitError, UsageError
 from kit.progress import count, say
 from kit.text.normalize import normalize
@@ -146,11 +146,12 @@ class ManifestData(SpeechData):
 def held_back(cuts: CutSet, test: int, dev: int) -> dict[str, CutSet]:
     """A corpus cut into parts by a hash of the ids: `test` utterances, then up to `dev`, then train.
 
-    Of what stays on disk the parts keep its order: neighbors lie in one archive.
+    What lies in archives, or stays on disk, keeps its order there: neighbors are read together.
     """
     places = sorted(range(len(cuts)), key=[sha256(cut.id.encode()).digest() for cut in cuts].__getitem__)
     ends = {"test": (0, test), "dev": (test, dev), "train": (dev, len(cuts))}
-    order: Callable[[list[int]], list[int]] = sorted if cuts.is_lazy else list
+    near = cuts.is_lazy or (len(cuts) and isinstance(cuts[0].recording.sources[0], Member))
+    order: Callable[[list[int]], list[int]] = sorted if near else list
     return {name: subset(cuts, order(places[start:end])) for name, (start, end) in ends.items()}
 
 
