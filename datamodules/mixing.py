@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import lightning as L
@@ -100,13 +101,20 @@ def _member(config: DictConfig, name: str, described: Mapping[str, Any]) -> Spee
         UsageError: there is no such option, key or class.
     """
     values = {key: value for key, value in described.items() if key != _DATA}
-    chosen = compose([f"data={described[_DATA]}"], list(config.get("configs") or []))
-    lost = [key for key in values if key not in chosen.data]
+    chosen = _section(str(described[_DATA]), tuple(config.get("configs") or ()))
+    lost = [key for key in values if key not in chosen]
     if lost:
         raise UsageError(f"data.members.{name} has no value {lost[0]}; see configs/data/{described[_DATA]}.yaml")
     own = config.copy()
-    own.data = OmegaConf.merge(chosen.data, values)
+    own.data = OmegaConf.merge(chosen, values)
     kind: Any = import_class(own.data._target_, L.LightningDataModule, "data._target_")
     if kind is MixedData:
         raise UsageError("a mix cannot be a member of a mix; name its members")
     return kind(own)
+
+
+@lru_cache(maxsize=64)
+def _section(option: str, folders: tuple[str, ...]) -> DictConfig:
+    """The data section of an option; composing one takes a while."""
+    section: DictConfig = compose([f"data={option}"], list(folders)).data
+    return section

@@ -15,8 +15,11 @@ from kit.errors import UsageError, nearest
 from kit.options import choose, whole_number
 from kit.progress import say
 
-DEFAULTS = {"corpus": "", "root": "", "parts": "", "out": "", "cache": "cache"}
-SHARD = "1000"  # utterances in an archive
+DEFAULTS: dict[str, dict[str, str]] = {
+    "list": {"cache": "cache"},
+    "prepare": {"corpus": "", "root": "", "parts": "", "out": "", "cache": "cache"},
+    "export": {"out": "", "shards": "1000"},
+}
 WIDTH = 170
 ROUNDED = 0.05  # by which hours may differ from the published ones, which are rounded
 
@@ -36,8 +39,19 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     return COMMANDS[files[0]](overrides)
 
 
+def options(command: str, overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of a command, and what is left for the configuration: only `export` has one.
+
+    Raises:
+        UsageError: it has no such option.
+    """
+    known = DEFAULTS[command]
+    others = [one for one in overrides if command == "export" and one.partition("=")[0] not in known]
+    return choose(f"data {command}", known, [one for one in overrides if one not in others]), others
+
+
 def _list(overrides: Sequence[str]) -> int:
-    chosen = choose("data list", {"cache": DEFAULTS["cache"]}, overrides)
+    chosen, _ = options("list", overrides)
     module = _module("data")
     table = _table("corpus", "language", "hours >", "parts >", "prepared >", "license", "from")
     for corpus in _module("registry").CORPORA.values():
@@ -51,7 +65,7 @@ def _list(overrides: Sequence[str]) -> int:
 
 
 def _prepare(overrides: Sequence[str]) -> int:
-    chosen = choose("data prepare", DEFAULTS, overrides)
+    chosen, _ = options("prepare", overrides)
     corpus = _module("registry").find(chosen["corpus"])
     if not chosen["root"]:
         raise UsageError(f"data prepare needs root=FOLDER, to which {corpus.title} was unpacked ({corpus.homepage})")
@@ -113,15 +127,14 @@ def _warn(corpus: Any, part: Any, problems: Path) -> None:
 
 
 def _export(overrides: Sequence[str]) -> int:
-    own = [override for override in overrides if override.partition("=")[0] in ("out", "shards")]
-    chosen = choose("data export", {"out": "", "shards": SHARD}, own)
+    chosen, others = options("export", overrides)
     size = whole_number("shards", chosen["shards"])
     if not chosen["out"]:
         raise UsageError("data export needs a folder that is not there yet: out=FOLDER")
     from kit.config import compose
     from kit.fit import data_module, quiet
 
-    config = compose([override for override in overrides if override not in own])
+    config = compose(others)
     with quiet():
         data = data_module(config)
         parts = {name: data.cuts(name) for name in _present(data, config.split)}

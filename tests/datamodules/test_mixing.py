@@ -68,8 +68,7 @@ def test_members_keep_apart(cache):
     assert len(data.cuts("dev")) == 2 + 3
 
 
-@pytest.mark.parametrize("limit", [50_000, 3])
-@pytest.mark.parametrize(("one", "other"), [(1, 3), (5, 1)])
+@pytest.mark.parametrize(("one", "other", "limit"), [(1, 3, 50_000), (5, 1, 3)])
 def test_shares_are_of_seconds(cache, monkeypatch, limit, one, other):
     for module in (base, rows, sampling):
         monkeypatch.setattr(module, "EAGER", limit)
@@ -78,12 +77,12 @@ def test_shares_are_of_seconds(cache, monkeypatch, limit, one, other):
     sampler = data.train_dataloader().sampler
     seconds = Counter()
     for (epoch, _), cuts in sampler:
-        if epoch == 60:
+        if epoch == 20:
             break
         for cut in cuts:
             seconds[owner(cut.id)] += cut.duration
     share = seconds["aishell"] / seconds.total()
-    assert share == pytest.approx(one / (one + other), abs=0.01)
+    assert share == pytest.approx(one / (one + other), abs=0.02)
     weights = data.weights()
     totals = [float((weights[:60] * rows.durations(data.cuts("train"))[:60]).sum()), float(one)]
     assert totals[0] == pytest.approx(totals[1])
@@ -93,10 +92,10 @@ def test_an_epoch_has_as_many_as_there_are_and_every_one_comes_up(cache):
     data = mix(cache, BOTH)
     seen = []
     for (epoch, _), cuts in data.train_dataloader().sampler:
-        if epoch == 40:
+        if epoch == 20:
             break
         seen += [cut.id for cut in cuts]
-    assert len(seen) == 40 * 80 and set(seen) == {cut.id for cut in data.cuts("train")}
+    assert len(seen) == 20 * 80 and set(seen) == {cut.id for cut in data.cuts("train")}
 
 
 def test_without_shares_everything_comes_once(cache):
@@ -109,8 +108,7 @@ def test_without_shares_everything_comes_once(cache):
     assert sorted(seen) == sorted(cut.id for cut in data.cuts("train"))
 
 
-@pytest.mark.parametrize("limit", [50_000, 3])
-@pytest.mark.parametrize("taken", [1, 14, 25])
+@pytest.mark.parametrize(("taken", "limit"), [(1, 3), (14, 50_000), (25, 3)])
 def test_a_restored_position_goes_on_with_the_next_batch(cache, monkeypatch, limit, taken):
     for module in (base, rows, sampling):
         monkeypatch.setattr(module, "EAGER", limit)
