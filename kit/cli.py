@@ -257,9 +257,11 @@ examples:
   python -m kit evaluate data=manifest data.test=my/utterances.jsonl
   python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
   python -m kit evaluate split=silence                     how often silence and noise become words
+  python -m kit evaluate split=truncated                   what it adds to utterances that break off
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-split=NAME           part of the data (default: all that are held out), or silence: clips without speech
+split=NAME           part of the data (default: all that are held out), silence: clips without speech, or truncated:
+                     utterances that break off
 noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
 noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
 hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
