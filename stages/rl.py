@@ -150,7 +150,9 @@ class RL(TranscriptStage):
         rewards, told = self._rewarded(batch, heard, samples, keywords)
         advantages = advantages_of(rewards, options.normalize).flatten()
         mask = samples.mask if options.unfinished else samples.mask & samples.ended[..., None]
-        reference = self.reference and self.reference.score(prompts, samples, temperature).flatten(0, 1)
+        reference = None
+        if self.reference is not None:
+            reference = self.reference.score(prompts, samples, temperature).flatten(0, 1)
         told |= _lengths(samples, self._reference_lengths(batch))
         told["temperature"] = torch.tensor(temperature)
         return Experience(samples, hints, temperature, advantages, mask.flatten(0, 1), reference), told
@@ -204,7 +206,8 @@ class RL(TranscriptStage):
         """The sum (B, K) of all rewards, and figures of each: its mean, its spread within a group."""
         texts = [[normalize(text) for text in row] for row in samples.texts(self.recognizer)]
         cases = self._cases(batch, heard, keywords)
-        total, told = torch.zeros(len(texts), len(texts[0])), {}
+        total = torch.zeros(len(texts), len(texts[0]))
+        told: dict[str, Tensor] = {}
         for name, reward in self.rewards.items():
             found = torch.tensor([_each(reward, row, case) for row, case in zip(texts, cases, strict=True)])
             total += reward.weight * found

@@ -87,4 +87,5 @@ def written(recognizer: Recognizer, batch: SpeechBatch, max_tokens: int) -> list
     """What the LLM alone writes of a batch, the most probable token at each place."""
     frames, lengths = recognizer.encode(batch.features, batch.lengths)
     greedy = DictConfig({"max_tokens": max_tokens, "beam": 1, "unhinted": False})
-    return generate(recognizer, *recognizer.adaptor(frames, lengths), greedy)
+    speech, sizes = recognizer.adaptor(frames, lengths)
+    return generate(recognizer, speech, sizes, greedy)
