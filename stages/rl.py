@@ -195,8 +195,9 @@ class RL(TranscriptStage):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         optimizer.zero_grad()
         loss.backward()
-        moved = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        torch.nn.utils.clip_grad_norm_(moved, self.config.trainer.gradient_clip)
+        if self.config.trainer.gradient_clip:
+            moved = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            torch.nn.utils.clip_grad_norm_(moved, self.config.trainer.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
 
