@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from kit.errors import KitError, UsageError, nearest
 from kit.options import choose
 
+ALONE = {"streaming": "kit.bench_streaming", "retrieval": "kit.bench_retrieval"}  # with options of their own
 DEFAULTS = {"device": "auto", "only": "", "seconds": "1", "out": "bench"}
 
 
@@ -23,15 +25,14 @@ def bench(names: Sequence[str], overrides: Sequence[str]) -> int:
 
     from kernels import benchmark
 
-    if "streaming" in names:
-        if len(names) > 1:
-            raise UsageError("bench streaming runs alone; it has options of its own")
-        from kit import bench_streaming
-
-        return bench_streaming.bench(overrides)
+    for alone in ALONE:
+        if alone in names:
+            if len(names) > 1:
+                raise UsageError(f"bench {alone} runs alone; it has options of its own")
+            return int(importlib.import_module(ALONE[alone]).bench(overrides))
     chosen = options(overrides)
     device = device_of(chosen["device"])
-    suites = [*benchmark.SUITES, "streaming"]
+    suites = [*benchmark.SUITES, *ALONE]
     if not names:
         raise UsageError(f"bench needs a suite: {' or '.join(suites)}")
     for name in names:

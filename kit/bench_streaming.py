@@ -6,8 +6,6 @@ writes `tokens` tokens, as many as are rolled back and newly said in such a chun
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +19,7 @@ from kit.audio.features import SAMPLE_RATE
 from kit.decoding.engine import Engine
 from kit.decoding.session import Session
 from kit.errors import KitError, UsageError
-from kit.files import write_text
+from kit.files import append_rows
 from kit.options import choose
 
 DEFAULTS = {
@@ -47,7 +45,7 @@ def bench(overrides: Sequence[str]) -> int:
     _show(rows, chosen)
     folder = Path(chosen["out"])
     try:
-        _write(rows, folder / "streaming.csv")
+        append_rows(rows, folder / "streaming.csv")
         if float(chosen["minutes"]):
             costs = long_stream(recognizer, float(chosen["minutes"]), int(chosen["tokens"]))
             _plot(costs, folder / f"streaming-{chosen['model']}-{device.type}.svg")
@@ -98,7 +96,7 @@ def _recognizer(model: str, device: torch.device) -> Any:
 def _engine(recognizer: Any, streams: int, tokens: int) -> Engine:
     from kit.config import compose
 
-    names = ("endpoint", "gate", "trim", "veto", "guard", "timing")
+    names = ("endpoint", "gate", "trim", "veto", "splice", "guard", "timing")
     plain = [f"decoding.callbacks.{name}=null" for name in names]
     decoding = compose(["decoding=streaming", f"decoding.max_tokens={tokens}", "decoding.beam=1", *plain]).decoding
     engine = Engine(recognizer, decoding, streams, max_batch=streams, exact=True)
@@ -176,16 +174,6 @@ def _show(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, str]) -> None:
     console.print(table)
     held = [row["streams"] for row in rows if row["in_real_time"]]
     console.print(f"in real time (95 % of the steps within {1e3 * _SECONDS:.0f} ms): {max(held, default=0)} streams")
-
-
-def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Add rows to a CSV; the file appears whole."""
-    earlier = list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.exists() else []
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows([*earlier, *rows])
-    write_text(path, file.getvalue())
 
 
 def _plot(costs: Sequence[Mapping[str, float]], path: Path) -> None:

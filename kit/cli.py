@@ -296,8 +296,8 @@ examples:
         _info,
     ),
     "bench": Command(
-        "time the kernels against the alternatives, and streaming sessions",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming ... [key=value ...]",
+        "time the kernels against the alternatives, streaming sessions, and the retrieval of hotwords",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -313,7 +313,14 @@ out=bench            folder for the CSV (rows are added) and the plots
 bench streaming times whole sessions with random weights: what a chunk costs, by part, and how many streams fit.
   python -m kit bench streaming model=nim4 streams=1,8,64
   python -m kit bench streaming minutes=10                  also plots the cost of each chunk of a long stream
-options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=bench""",
+options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=bench
+
+bench retrieval tells what finding hotwords costs and how much is found, with the newest export or checkpoint=PATH: by
+exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by sound and audio together.
+  python -m kit bench retrieval                             100,000 made-up names
+  python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
+options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
+edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration""",
         _bench,
     ),
     "hotwords": Command(

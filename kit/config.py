@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,6 +114,7 @@ _ONE_OF = {
     "stage.rollout.engine": ("local", "vllm"),
 }
 _NAME = re.compile(r"\w[\w.\- ]*")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str | Path] | None = None) -> DictConfig:
@@ -373,8 +375,21 @@ def _check_whole(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value not in options:
             raise UsageError(f"{key} must be one of {', '.join(options)}, or null; got {value}")
+    _check_retrieval(_resolved(config.get("retrieval")) or {})
     if not _NAME.fullmatch(str(config.experiment)):
         raise UsageError(f"experiment is the name of a folder; {str(config.experiment)!r} cannot be one")
+
+
+def _check_retrieval(section: Mapping[str, Any]) -> None:
+    """What only some ways of searching have, where it is there."""
+    found = {"margin": 0.0, "verify": True, "device": "cpu", **section}
+    margin = found["margin"]
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not math.isfinite(margin):
+        raise UsageError(f"retrieval.margin must be a finite number, got {margin}")
+    if not isinstance(found["verify"], bool):
+        raise UsageError(f"retrieval.verify must be true or false, got {found['verify']}")
+    if not _DEVICE.fullmatch(str(found["device"])):
+        raise UsageError(f"retrieval.device must be cpu, cuda or cuda:NUMBER, got {found['device']}")
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

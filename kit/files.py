@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from kit.errors import KitError
 
@@ -108,6 +110,17 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def append_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Add rows to a CSV whose columns are the keys of the first; it appears whole or stays as it was."""
+    path = Path(path)
+    earlier = list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.exists() else []
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows([*earlier, *rows])
+    write_text(path, content.getvalue())
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from kit.errors import UsageError, nearest
-from kit.options import choose, whole_number
+from kit.options import choose, share, whole_number
 from kit.processors import processors
 from kit.progress import say
 from kit.retrieval.build import build
@@ -202,9 +201,9 @@ def _remove(files: Sequence[str], overrides: Sequence[str]) -> int:
 def _calibrate(files: Sequence[str], overrides: Sequence[str]) -> int:
     (folder,) = _wanted("calibrate", files, "DB")
     own = [override for override in overrides if override.startswith("precision=")]
-    precision = options("calibrate", own)["precision"]
-    if not re.fullmatch(r"0?\.\d+|1(\.0*)?", precision) or not float(precision):
-        raise UsageError(f"precision={precision} must be a number above 0 and up to 1, such as 0.98")
+    precision = share("precision", options("calibrate", own)["precision"])
+    database = Database.open(folder)
+    database.dense()  # what is wrong with it is told before anything that takes long
     from kit.cli import as_stream, with_export
     from kit.fit import data_module, quiet
 
@@ -213,7 +212,7 @@ def _calibrate(files: Sequence[str], overrides: Sequence[str]) -> int:
     with quiet():
         from kit.evaluation.calibrate import calibrate
 
-        calibrate(config, export, data_module(config), folder, float(precision))
+        calibrate(config, export, data_module(config), database, precision)
     return 0
 
 

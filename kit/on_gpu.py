@@ -7,10 +7,12 @@ the packages of a plain installation are.
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import cast
 
+import numpy as np
 import torch
 
 from kernels import on_gpu as kernels_on_gpu
@@ -20,10 +22,13 @@ from kit.decoding.decoder import Decoder, Work
 from kit.decoding.engine import Engine
 from kit.decoding.events import Event, Final, Partial
 from kit.model.recognizer import Recognizer
+from kit.retrieval.dense import on_device
+from kit.retrieval.embedding import DIM
 from kit.text.tokens import train_tokenizer
 
 DEVICE = torch.device("cuda")
-_PLAIN = [f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "timing")]
+NAMES = 1 << 20
+_PLAIN = [f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "splice", "timing")]
 
 
 def _recognizer() -> Recognizer:
@@ -74,11 +79,31 @@ def check_streams() -> str:
     return f"{len(heard)} streams"
 
 
+def check_names() -> str:
+    """The names whose embeddings are nearest, among a million on the device, are those that the CPU finds."""
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((NAMES, DIM), np.float32)
+    queries = vectors[:64] + 0.3 * draw.standard_normal((64, DIM), np.float32)
+    search = on_device(vectors, str(DEVICE))
+    far, rows = search(queries, 4)
+    begin = time.perf_counter()
+    search(queries, 4)
+    spent = 1e3 * (time.perf_counter() - begin)
+    expected = ((queries[:, None].astype(np.float64) - vectors[rows]) ** 2).sum(-1)
+    assert (rows[:, 0] == np.arange(64)).all()
+    assert np.allclose(far, expected, rtol=0.02, atol=0.05)
+    return f"64 of {NAMES}, {spent:.2f} ms"
+
+
 def _text(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Partial | Final)]
 
 
-CHECKS: dict[str, Callable[[], str]] = {"decode step as a graph": check_graphs, "streams together": check_streams}
+CHECKS: dict[str, Callable[[], str]] = {
+    "decode step as a graph": check_graphs,
+    "streams together": check_streams,
+    "names that sound alike": check_names,
+}
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from kit.errors import UsageError, nearest
@@ -33,3 +34,14 @@ def whole_number(key: str, written: str, least: int = 1) -> int:
     if not written.isdecimal() or int(written) < least:
         raise UsageError(f"{key}={written} must be a whole number from {least} up")
     return int(written)
+
+
+def share(key: str, written: str) -> float:
+    """The share that an option has: above 0 and at most 1.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(r"0?\.\d+|1(\.0*)?", written) or not float(written):
+        raise UsageError(f"{key}={written} must be a number above 0 and up to 1, such as 0.98")
+    return float(written)

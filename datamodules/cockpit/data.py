@@ -9,6 +9,7 @@ from lhotse import CutSet
 from datamodules.base import SpeechData
 from datamodules.cockpit import build, recipe
 from datamodules.cockpit.plan import MADE
+from kit.errors import UsageError
 
 
 class CockpitData(SpeechData):
@@ -26,7 +27,14 @@ class CockpitData(SpeechData):
         build(self.folder, self.config.data.hours, self.config.data.seed)
 
     def load_cuts(self, split: str) -> CutSet:
-        """The cuts of train, dev, test, unseen or made; the last is spoken when it is first asked for."""
+        """The cuts of train, dev, test, unseen or made; the last is spoken when it is first asked for.
+
+        Raises:
+            UsageError: there is no such part.
+        """
+        known = ("train", "dev", *self.test_parts(), MADE)
+        if split not in known:
+            raise UsageError(f"data=cockpit has no part {split!r}; choose one of {', '.join(known)} or {self.SILENCE}")
         folder = self.folder
         if split == MADE:
             hours = self.config.data.hours * self.config.data.made

@@ -100,7 +100,8 @@ def spot(
         return log_probs.new_full(sizes.shape, FAINT), sizes.new_zeros(sizes.shape)
     longest = strings.shape[1]
     symbols = strings.new_full((2 * longest - 1, len(strings)), blank, dtype=torch.long)
-    symbols[::2] = strings.T
+    beyond = torch.arange(longest, device=strings.device)[:, None] >= sizes
+    symbols[::2] = strings.T.masked_fill(beyond, blank)
     skips = log_probs.new_zeros(symbols.shape, dtype=torch.double)
     skips[2::2] = symbols[2::2] != symbols[:-2:2]
     emitted = _emitted(log_probs, first, count, frames, symbols)

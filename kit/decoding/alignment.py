@@ -90,29 +90,39 @@ def align_text(log_probs: Tensor, text: str, inventory: PhonemeInventory) -> lis
 
 
 def excess(log_probs: Tensor, texts: Sequence[str], inventory: PhonemeInventory) -> list[float]:
-    """How much worse each text explains the audio than the best path of all, in nats a phoneme.
+    """How much worse each text explains the audio than the best path of all, in nats a phoneme; see `shortfall`.
 
-    By the CTC forward probability, which sums over all alignments: for a text that fits it may be a little below zero.
-    Infinite for a text that has more phonemes than there are frames; zero where nothing can be said: for a text
-    without phonemes, or with some that this model does not know.
+    Zero where nothing can be said: for a text without phonemes, or with some that this model does not know.
 
     Args:
         log_probs: (T, V).
     """
     spelled = [_spelled(text, inventory) for text in texts]
-    longest = max(map(len, spelled), default=0)
+    return [found / max(1, len(ids)) for found, ids in zip(shortfall(log_probs, spelled), spelled, strict=True)]
+
+
+def shortfall(log_probs: Tensor, strings: Sequence[Sequence[int]]) -> list[float]:
+    """How much worse each string of symbols explains the audio than the best path of all, in nats.
+
+    By the CTC forward probability, which sums over all alignments: for a string that fits it may be a little below
+    zero. Infinite for one that has more symbols than there are frames; zero for an empty one.
+
+    Args:
+        log_probs: (T, V).
+    """
+    longest = max(map(len, strings), default=0)
     if not longest or not len(log_probs):
-        return [float("inf") if ids else 0.0 for ids in spelled]
-    strings = torch.tensor([[ids + [0] * (longest - len(ids)) for ids in spelled]])
-    sizes, frames = torch.tensor([[len(ids) for ids in spelled]]), torch.tensor([len(log_probs)])
+        return [float("inf") if ids else 0.0 for ids in strings]
+    padded = torch.tensor([[[*ids, *[0] * (longest - len(ids))] for ids in strings]])
+    sizes, frames = torch.tensor([[len(ids) for ids in strings]]), torch.tensor([len(log_probs)])
     x = log_probs.float()[None]
-    alphas, _, _ = ctc_prefix.forward_chunk(x, frames, strings, sizes, ctc_prefix.begin_strings(sizes, longest, x))
+    alphas, _, _ = ctc_prefix.forward_chunk(x, frames, padded, sizes, ctc_prefix.begin_strings(sizes, longest, x))
     best = float(x.amax(-1).sum())
     scores = ctc_prefix.total(alphas, sizes)[0].tolist()
-    found = []
-    for ids, score in zip(spelled, scores, strict=True):
-        found.append(0.0 if not ids else float("inf") if len(ids) > len(log_probs) else (best - score) / len(ids))
-    return found
+    return [
+        0.0 if not ids else float("inf") if len(ids) > len(log_probs) else best - score
+        for ids, score in zip(strings, scores, strict=True)
+    ]
 
 
 def _spelled(text: str, inventory: PhonemeInventory) -> list[int]:

@@ -139,7 +139,7 @@ class ExactHotwords(Hotwords):
 
     def begin(self, lexicon: Lexicon, own: bool) -> None:
         """Search a list from the beginning of the utterance."""
-        self._searches[own] = ExactSearch(lexicon, self.shortest), State()
+        self._searches[own] = ExactSearch(lexicon, self.shortest, self._inventory), State()
 
     def find(self, utterance: Utterance) -> Iterable[tuple[Lexicon, Sequence[Match]]]:
         """What ends in the phonemes that a list was not yet searched in."""

@@ -56,7 +56,8 @@ class HybridHotwords(Hotwords):
         """Open the lists.
 
         Raises:
-            KitError: they cannot be read, are not for this model's phonemes, or the database has no dense index.
+            KitError: they cannot be read, are not for this model's phonemes, the database has no dense index, or there
+                is no such device to search in it.
         """
         super().prepare(inventory)
         if self._shared is not None:

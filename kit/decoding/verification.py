@@ -44,7 +44,7 @@ class PhonemeVeto(DecodingCallback):
         trust: excess up to which a greedy text is taken without a beam search.
     """
 
-    def __init__(self, limit: float = 12.0, weight: float = 0.3, trust: float = 0.0) -> None:
+    def __init__(self, limit: float = 12.0, weight: float = 1.0, trust: float = 0.0) -> None:
         self.limit, self.weight, self.trust = limit, weight, trust
         self._judged: tuple[Utterance | None, str, float] = (None, "", 0.0)  # the greedy text is offered again
         warm_up()

@@ -2,65 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
 from kit.errors import KitError
 from kit.evaluation.hints import Names
-from kit.model.encoder import Chunk
+from kit.evaluation.listening import PARTS, listen
+from kit.evaluation.retrieval import Hybrid, Judged, spoken
 from kit.model.export import load_export
 from kit.model.recognizer import Recognizer
-from kit.progress import say, track
-from kit.retrieval.calibrate import Point, curve, least_margin, rounded_up
+from kit.progress import say
+from kit.retrieval.calibrate import Point, curve, least_margin
 from kit.retrieval.database import Database
-from kit.retrieval.hybrid import Found, Hearing, HybridSearch, Progress, compete, search_in, verify
-from kit.text.keywords import occurs
-from kit.text.normalize import normalize
+from kit.retrieval.hybrid import HybridSearch, search_in
 
 if TYPE_CHECKING:
     from datamodules.base import SpeechData
 
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # that the table tells beside the wanted one
 LOOSE = -3.0  # margin to begin with: what has less evidence is hardly ever right
-_PARTS = ("encoder", "phoneme_head")
 
 
-@dataclass
-class Judged:
-    """Hints and what became of them.
-
-    Attributes:
-        hints: evidence of each, and whether it was said: by its letters, or by its phonemes.
-        names: for each name said the evidence with which it is a hint; minus infinity if it is none.
-        utterances: that all this is from.
-    """
-
-    hints: list[tuple[float, bool]] = field(default_factory=list)
-    names: list[float] = field(default_factory=list)
-    utterances: int = 0
-
-
-def calibrate(config: DictConfig, export: Path, data: SpeechData, folder: str, precision: float) -> None:
+def calibrate(config: DictConfig, export: Path, data: SpeechData, database: Database, precision: float) -> None:
     """Print a row for each precision, and the margin for the wanted one.
 
     Args:
-        config: reads `split`, and `retrieval` and `decoding` as they are evaluated with.
+        config: reads `split` (null: all held-out parts), and `retrieval` and `decoding` as they are evaluated with.
 
     Raises:
         KitError: the database cannot be used with the model, or no margin has the precision.
     """
-    recognizer = load_export(export, _PARTS)
+    recognizer = load_export(export, PARTS)
+    database.manifest.check_inventory(database.folder.parent, recognizer.inventory)
     data.use_inventory(recognizer.inventory)
-    database = Database.open(folder, recognizer.inventory)
     search = search_in(database, recognizer.inventory, LOOSE, config.retrieval.get("shortest"))
-    judged = judge(recognizer, data, config, search, Names(data, config.split))
+    judged = judge(recognizer, data, config, search)
     points = curve(judged.hints, judged.names)
     print("precision", "margin", "hints an utterance", "names found", sep="\t")
     for wanted in sorted({*PRECISIONS, precision}):
@@ -73,50 +51,20 @@ def calibrate(config: DictConfig, export: Path, data: SpeechData, folder: str, p
             f"no margin has a precision of {precision:g} on {judged.utterances} utterances; take more utterances "
             "(split=...), a smaller database or a better model"
         )
-    say(f"for a precision of {precision:g}: retrieval=hybrid retrieval.margin={rounded_up(chosen.margin):g}")
+    say(f"for a precision of {precision:g}: retrieval=hybrid retrieval.margin={chosen.margin:g}")
 
 
-def judge(recognizer: Recognizer, data: SpeechData, config: DictConfig, search: HybridSearch, names: Names) -> Judged:
+def judge(recognizer: Recognizer, data: SpeechData, config: DictConfig, search: HybridSearch) -> Judged:
     """Search in all utterances of `config.split`, chunk by chunk as streams are."""
-    judged = Judged()
-    for batch in track(list(data.part_dataloader(config.split)), f"listening to {config.split}"):
-        for row, found in enumerate(_found(recognizer, batch, config.decoding, search)):
-            said = bytes(batch.phonemes[row, : batch.phoneme_lengths[row]].tolist())
-            texts = {one: [normalize(entry.text) for entry in search.lexicon.entries(one.key)] for one in found}
-            for one in found:
-                right = search.lexicon.phonemes(one.key) in said
-                right = right or any(occurs(text, batch.texts[row]) for text in texts[one])
-                judged.hints.append((one.evidence, right))
-            for name in names.said(batch.cuts[row], batch.texts[row]):
-                judged.names.append(max((one.evidence for one in found if name in texts[one]), default=-math.inf))
-            judged.utterances += 1
+    judged, names, way = Judged(), Names(data, config.split), Hybrid(search)
+    for part in [config.split] if config.split else data.test_parts():
+        for one in listen(recognizer, data, part, config.decoding):
+            said = names.said(one.cut, one.text)
+            utterance = spoken(one.log_probs, one.phonemes, one.text, said, config.decoding.chunk)
+            judged.add(search.lexicon, way.find(utterance), utterance)
     return judged
-
-
-@torch.inference_mode()
-def _found(recognizer: Recognizer, batch: Any, decoding: DictConfig, search: HybridSearch) -> list[list[Found]]:
-    """What stands of each row of a batch in the end."""
-    batch = batch.to(recognizer.device)
-    frames, lengths = recognizer.encode(batch.features, batch.lengths, Chunk(decoding.chunk, decoding.left))
-    log_probs = recognizer.phoneme_head(frames).float().log_softmax(-1).cpu()
-    rows = [(Hearing(), row[:size]) for row, size in zip(log_probs, lengths.tolist(), strict=True)]
-    progress, found = [Progress()] * len(rows), [list[Found]() for _ in rows]
-    for begin in _begins(log_probs, decoding.chunk):
-        for hearing, row in rows:
-            piece = row[begin : begin + (decoding.chunk or len(row))]
-            hearing.hear([*hearing.log_probs, piece])
-        proposed = search.propose([(hearing, done) for (hearing, _), done in zip(rows, progress, strict=True)])
-        progress = [done for _, done in proposed]
-        for all_found, fresh in zip(found, verify([one for one, _ in rows], [one for one, _ in proposed]), strict=True):
-            all_found += fresh
-    return [compete(several) for several in found]
-
-
-def _begins(log_probs: Tensor, chunk: int) -> Iterator[int]:
-    frames = log_probs.shape[1]
-    yield from range(0, frames, chunk or max(1, frames))
 
 
 def _row(wanted: float, point: Point, judged: Judged) -> str:
     share = f"{100 * point.found / len(judged.names):.1f} %" if judged.names else "-"
-    return f"{wanted:g}\t{rounded_up(point.margin):.2f}\t{point.hints / max(1, judged.utterances):.2f}\t{share}"
+    return f"{wanted:g}\t{point.margin:.2f}\t{point.hints / max(1, judged.utterances):.2f}\t{share}"

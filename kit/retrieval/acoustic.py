@@ -31,7 +31,8 @@ def scores(log_probs: Sequence[Sequence[Tensor]], asked: Sequence[Question]) -> 
     """The log-probability of each string, from wherever in its frames it begins up to its best end; at least -500.
 
     It is the sum over all alignments, so a probability that the phoneme head gives to just this string, and not how it
-    compares with the best path: where the head is sure of nothing, nothing was said for sure.
+    compares with the best path: where the head is sure of nothing, nothing was said for sure. It may be a little above
+    0, where the first phoneme is held for several frames and the string may begin in each of them.
 
     Args:
         log_probs: of each utterance its chunks, (n, V) tensors, all on one device.

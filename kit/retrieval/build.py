@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def build(
 
     Raises:
         UsageError: the list cannot be read or has no name that can be used; `out` is something else.
-        KitError: the inventory has no phonemes, another process is building there, or the disk takes no more.
+        KitError: the inventory has no phonemes, FAISS is wanted but not installed, another process builds there, or the
+            disk takes no more.
     """
     check_inventory(inventory)
+    if dense and find_spec("faiss") is None:  # said before the work of minutes
+        raise KitError("the index for names that sound alike needs FAISS; pip install faiss-cpu, or give dense=false")
     out, bad = Path(out), BadLines(names)
     check_readable(names)
     check_writable(out)

@@ -55,6 +55,6 @@ def least_margin(points: Sequence[Point], precision: float) -> Point | None:
     return min(good, key=lambda point: point.margin, default=None)
 
 
-def rounded_up(margin: float) -> float:
-    """A margin in hundredths that asks for no less."""
-    return math.ceil(margin * 100 - 1e-9) / 100
+def in_hundredths(evidence: float) -> float:
+    """The largest margin with two decimals that some evidence satisfies."""
+    return math.floor(evidence * 100) / 100 if math.isfinite(evidence) else evidence

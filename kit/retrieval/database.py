@@ -22,8 +22,9 @@ from kit.errors import KitError
 from kit.files import held
 from kit.progress import say
 from kit.retrieval import manifest as manifests
+from kit.retrieval.arrays import read_array
 from kit.retrieval.lexicon import Entry, Lexicon
-from kit.retrieval.manifest import REBUILD, Manifest
+from kit.retrieval.manifest import Manifest, damaged
 from kit.retrieval.names import check_inventory
 from kit.text.phonemes import PhonemeInventory
 
@@ -77,7 +78,7 @@ class Database(Lexicon):
         check_inventory(self.inventory)
         for name, kind in ARRAYS.items():
             setattr(self, name, self._array(name, kind))
-        self.kind_names = self.verified(KINDS).read_text("utf-8").split("\n")
+        self.kind_names = self._kind_names()
         self._check_numbers()
         self.longest = int(np.diff(self.starts).max())
         self._automaton = self._load_automaton()
@@ -189,13 +190,17 @@ class Database(Lexicon):
 
     def _array(self, name: str, kind: Any) -> NDArray[Any]:
         path = self.verified(f"{name}.npy")
+        found = read_array(path, kind)
+        if found.ndim != 1:
+            raise damaged(path)
+        return found
+
+    def _kind_names(self) -> list[str]:
+        path = self.verified(KINDS)
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise self._damaged(path.name) from error
-        if found.ndim != 1 or found.dtype != kind:
-            raise self._damaged(path.name)
-        return np.asarray(found)  # without the class of memory maps, whose slices cost more
+            return path.read_text("utf-8").split("\n")
+        except ValueError as error:
+            raise damaged(path) from error
 
     def _check_numbers(self) -> None:
         """No number may lead out of its array, whoever wrote it."""
@@ -204,15 +209,15 @@ class Database(Lexicon):
             "starts": _cuts(self.starts, keys, len(self.strings)),
             "text_starts": _cuts(self.text_starts, names, len(self.texts)),
             "member_starts": _cuts(self.member_starts, keys, len(self.members)),
-            "strings": bool(self.strings.min() > 0 and self.strings.max() < len(self.inventory)),
-            "members": bool(self.members.max() < names),
-            "kinds": len(self.kinds) == names and bool(self.kinds.max() < len(self.kind_names)),
+            "strings": bool(self.strings.all() and self.strings.max(initial=0) < len(self.inventory)),
+            "members": bool(self.members.max(initial=0) < names),
+            "kinds": len(self.kinds) == names and bool(self.kinds.max(initial=0) < len(self.kind_names)),
             "own": len(self.own) == names,
             "weights": names == self.manifest.names and bool(np.isfinite(self.weights).all()),
         }
         for name, is_right in right.items():
             if not is_right:
-                raise self._damaged(f"{name}.npy")
+                raise damaged(self.folder / f"{name}.npy")
 
     def _load_automaton(self) -> daachorse.DoubleArrayAhoCorasick:
         import daachorse
@@ -220,20 +225,18 @@ class Database(Lexicon):
         try:
             found = daachorse.DoubleArrayAhoCorasick.deserialize(self.verified(AUTOMATON).read_bytes())
         except ValueError as error:
-            raise self._damaged(AUTOMATON) from error
+            raise damaged(self.folder / AUTOMATON) from error
         for key in np.linspace(0, self.keys - 1, min(_SAMPLES, self.keys)).astype(int).tolist():
             string = self.phonemes(key)
             if (0, len(string), key) not in found.find_overlapping(string):
-                raise self._damaged(AUTOMATON)
+                raise damaged(self.folder / AUTOMATON)
         return found
-
-    def _damaged(self, name: str) -> KitError:
-        return KitError(f"{self.folder / name} is damaged; " + REBUILD.format(self.folder.parent))
 
 
 def _cuts(starts: NDArray[np.int64], parts: int, total: int) -> bool:
     """Whether `starts` cuts `total` things into so many parts, none of them empty."""
-    return len(starts) == parts + 1 and starts[0] == 0 and starts[-1] == total and bool((np.diff(starts) > 0).all())
+    right = len(starts) == parts + 1 and starts[0] == 0 and starts[-1] == total
+    return bool(right and (starts[:-1] < starts[1:]).all())  # a difference might overflow
 
 
 class Shared:

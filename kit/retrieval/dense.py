@@ -12,18 +12,19 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kit.errors import KitError
 from kit.files import write_atomic, write_text
+from kit.retrieval.arrays import read_array
 from kit.retrieval.embedding import DIM, EXAMPLES, FEATURES, WIDTH, Embedding
 from kit.retrieval.evidence import Chances
-from kit.retrieval.manifest import REBUILD
+from kit.retrieval.manifest import REBUILD, damaged
 
 if TYPE_CHECKING:
     from kit.retrieval.database import Database
@@ -46,9 +47,10 @@ ARRAYS = {
 EXACT = 20_000  # up to so many strings all are compared, and the arrays from "centers" on are empty
 
 CELLS, PARTS, BITS = 1024, 48, 4
-PROBES = 16  # cells that are looked into
+PROBES = 8  # cells that are looked into
 _ROUNDS, _TRAINED_ON = 8, 64  # of k-means; strings a cell
 _BLOCK = 1 << 16  # strings embedded at once
+_AT_ONCE = 1 << 28  # distances at once on a GPU: about 2 GB
 
 
 class DenseIndex:
@@ -72,7 +74,7 @@ class DenseIndex:
         self.credit = self.chances.credit(database.strings, database.starts)
         self._search: Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
         if torch.device(device).type != "cpu":
-            self._search = _on_device(_embedded(self.embedding, database, self.keys), device)
+            self._search = on_device(_embedded(self.embedding, database, self.keys), device)
         elif len(self.keys) <= EXACT:
             self._search = _flat(_embedded(self.embedding, database, self.keys))
         else:
@@ -100,7 +102,7 @@ class DenseIndex:
         }
         arrays |= _cells(_embedded(embedding, database, keys), progress) if len(keys) > EXACT else _no_cells()
         for name, kind in ARRAYS.items():
-            save: Any = partial(np.save, arr=arrays[name].astype(kind), allow_pickle=False)
+            save: Any = partial(np.save, arr=arrays[name].astype(kind, order="C"), allow_pickle=False)
             write_atomic(database.folder / _file(name), save)
         about = {"format": FORMAT, "strings": len(keys), "shortest": SHORTEST, "faiss": _faiss().__version__}
         write_text(database.folder / ABOUT, json.dumps(about, indent=1) + "\n")
@@ -110,7 +112,8 @@ class DenseIndex:
         """The index of a database.
 
         Raises:
-            KitError: it has none, or one that is damaged or of another version of the kit; FAISS is not installed.
+            KitError: it has none, or one that is damaged or of another version of the kit; FAISS is not installed, or
+                the device cannot be used.
         """
         if ABOUT not in database.manifest.files:
             raise KitError(
@@ -118,7 +121,8 @@ class DenseIndex:
                 + REBUILD.format(database.folder.parent)
             )
         _check_about(database)
-        arrays = {name: _array(database, name, kind) for name, kind in ARRAYS.items()}
+        _check_device(device)
+        arrays = {name: read_array(database.verified(_file(name)), kind) for name, kind in ARRAYS.items()}
         _check_shapes(database, arrays)
         return cls(database, arrays, device)
 
@@ -239,8 +243,25 @@ def _one_thread(index: Any) -> Callable[..., Any]:
 # On a GPU
 
 
-def _on_device(vectors: NDArray[np.float32], device: str) -> Callable[..., Any]:
-    """Exact search in half precision: by FAISS if it was built for the GPU, else by torch."""
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise KitError(f"torch has no device {device} here to compare names on; take retrieval.device=cpu") from error
+
+
+def on_device(vectors: NDArray[np.float32], device: str) -> Callable[..., Any]:
+    """Exact search on a GPU in half precision: by FAISS if it was built for GPUs, else by torch.
+
+    Args:
+        vectors: (n, DIM).
+
+    Returns:
+        what `TorchFlat` is called with and gives.
+
+    Raises:
+        KitError: FAISS is not installed.
+    """
     faiss = _faiss()
     if torch.device(device).type == "cuda" and hasattr(faiss, "StandardGpuResources"):
         options = faiss.GpuIndexFlatConfig()
@@ -262,14 +283,20 @@ class TorchFlat:
         kind = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         self._vectors = torch.from_numpy(vectors).to(device, kind)
         self._squares = torch.from_numpy((vectors**2).sum(1)).to(device)
+        self._at_once = max(1, _AT_ONCE // max(1, len(vectors)))
 
     @torch.inference_mode()
     def __call__(self, queries: NDArray[np.float32], nearest: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Squared distances (N, nearest) and rows of the nearest vectors of (N, DIM) queries."""
         asked = torch.from_numpy(queries).to(self._vectors.device)
+        parts = [self._nearest(some, nearest) for some in asked.split(self._at_once)]
+        far, rows = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        return far, rows
+
+    def _nearest(self, asked: Tensor, nearest: int) -> tuple[Tensor, Tensor]:
         far = self._squares - 2.0 * (asked.to(self._vectors.dtype) @ self._vectors.T).float()
         found = far.topk(nearest, largest=False)
-        return (found.values + (asked**2).sum(1, keepdim=True)).cpu().numpy(), found.indices.cpu().numpy()
+        return found.values + (asked**2).sum(1, keepdim=True), found.indices
 
 
 # Files
@@ -283,51 +310,41 @@ def _check_about(database: Database) -> None:
     path = database.verified(ABOUT)
     try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or (found.get("format"), found.get("shortest")) != (FORMAT, SHORTEST):
         raise KitError(f"{path} is of another version of the kit; " + REBUILD.format(database.folder.parent))
 
 
-def _array(database: Database, name: str, kind: Any) -> NDArray[Any]:
-    path = database.verified(_file(name))
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if found.dtype != kind:
-        raise _damaged(path)
-    return np.ascontiguousarray(found)
-
-
 def _check_shapes(database: Database, arrays: dict[str, NDArray[Any]]) -> None:
     """No number may lead out of its array, whoever wrote it."""
-    symbols, strings = len(database.inventory), len(long_keys(database))
-    kept, cells = (strings, arrays["cells"]) if strings > EXACT else (0, np.zeros(1, np.int64))
+    symbols, strings, ends, rows = len(database.inventory), len(long_keys(database)), arrays["cells"], arrays["rows"]
+    kept, cells = (strings, ends.size) if strings > EXACT else (0, 1)
     shapes = {
         "sounds": (symbols, FEATURES),
         "groups": (symbols,),
         "projection": (WIDTH, DIM),
         "chances": (symbols, symbols),
-        "centers": (len(cells) - 1, DIM),
+        "centers": (cells - 1, DIM),
         "codebook": (PARTS, 1 << BITS, DIM // PARTS),
         "codes": (kept, PARTS * BITS // 8),
         "rows": (kept,),
-        "cells": (len(cells),),
+        "cells": (cells,),
     }
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
-    ends = arrays["cells"]
-    if not wrong and not (ends[0] == 0 and ends[-1] == kept and (np.diff(ends) >= 0).all()):
+    if not wrong and not (ends[0] == 0 and ends[-1] == kept and (ends[:-1] <= ends[1:]).all()):
         wrong = ["cells"]
-    if not wrong and not (np.bincount(arrays["rows"].clip(0), minlength=kept)[:kept] == 1).all():
+    if not wrong and not _is_permutation(rows):
         wrong = ["rows"]
     wrong += [name for name, x in arrays.items() if x.dtype == np.float32 and not np.isfinite(x).all()]
     if wrong:
-        raise _damaged(database.folder / _file(wrong[0]))
+        raise damaged(database.folder / _file(wrong[0]))
 
 
-def _damaged(path: Path) -> KitError:
-    return KitError(f"{path} is damaged; " + REBUILD.format(path.parent.parent))
+def _is_permutation(rows: NDArray[np.int32]) -> bool:
+    """Whether each number from 0 stands there once."""
+    inside = rows.min(initial=0) >= 0 and rows.max(initial=-1) < len(rows)  # counting others would take their memory
+    return bool(inside and (np.bincount(rows, minlength=len(rows)) == 1).all())
 
 
 def _faiss() -> Any:

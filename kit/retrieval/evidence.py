@@ -7,7 +7,8 @@ the chance of this name among all names, over the chance of its phonemes in any 
     evidence = log-probability of its phonemes in the audio + credit
     credit = SHARE * surprise of its phonemes - ln(number of names), but not below 0
 
-What a name without credit is heard by has to be as good as certain. SHARE is fitted: the surprise, by pairs of
+What a name without credit is heard by has to be as good as certain; where the greedy phonemes say just the name, a
+little less so (`kit.retrieval.hybrid.HEARD_SO`). SHARE is fitted: the surprise, by pairs of
 phonemes in the names, is more than real speech would give.
 """
 
@@ -19,9 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kit.retrieval.phonetics import bare
+from kit.text.phonemes import PhonemeInventory
+
 SHARE = 0.8
 RARE = 1000  # names that are added to the number of all: that the only one of a list is said is no matter of course
-TYPICAL = 3.0  # nats a phoneme, where no names are known to learn it from
+# Nats a phoneme, where no names are known to learn it from: usually, where a name begins, and of a Mandarin final
+# without an initial, which is a syllable. About what they are in a list of a million names.
+TYPICAL, TYPICAL_FIRST, TYPICAL_BARE = 3.0, 4.0, 6.0
 _SMOOTHING = 20.0  # pairs of each kind that are believed to have been seen in proportion to the second phoneme
 
 
@@ -45,9 +51,12 @@ class Chances:
         return cls(found.astype(np.float32))
 
     @classmethod
-    def typical(cls, symbols: int) -> Chances:
-        """Without any knowledge."""
-        return cls(np.full((symbols, symbols), TYPICAL, np.float32))
+    def typical(cls, inventory: PhonemeInventory) -> Chances:
+        """Without any knowledge of names."""
+        table = np.full((len(inventory), len(inventory)), TYPICAL, np.float32)
+        table[0] = TYPICAL_FIRST
+        table[bare(inventory)] = TYPICAL_BARE
+        return cls(table)
 
     def credit(self, strings: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.float32]:
         """(number of strings,) the credit of each, in nats; arguments as in `learn`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,12 @@ LENGTHS = (6, 8, 11, 14, 20)  # phonemes of the stretches that are looked up; na
 NEAREST = 6  # names a stretch
 REACH = 80.0  # squared distance in the index that a nat of spare evidence reaches
 BLOCK = 16  # phonemes that what follows holds for: a chunk, or a part of a longer one
-COMPARED = 64  # names, the nearest, that are compared phoneme by phoneme
+COMPARED = 32  # names, the nearest, that are compared phoneme by phoneme
+HEARD_SO = 0.6  # credit at least of what the greedy phonemes say just so, see `kit.retrieval.evidence`
 HEARD = 8  # of these, the nearest by that, that are held against the audio
 SLOPE = 2.5  # nats that an edit costs at least, by the audio: more in 98 of 100 names that were said
 _BEFORE, _BEHIND = 2, 3  # frames around the phonemes of a stretch, where those that were lost may lie
+_PAUSE = 25  # frames of silence, 1 s: what is beyond them before or behind a stretch is no part of it
 _SPARE = 2  # phonemes before a stretch, likewise
 _SHARED = 1  # phonemes that two names may both lay claim to
 
@@ -81,9 +83,9 @@ class Hearing:
 
     def stretch(self, start: int, end: int) -> tuple[int, int]:
         """Frames [first, last) in which something may have been said that was heard as the phonemes [start, end)."""
-        first = self.onsets[max(0, start - _SPARE)] - _BEFORE
+        first = max(self.onsets[max(0, start - _SPARE)] - _BEFORE, self.onsets[max(0, start)] - _PAUSE)
         last = self.onsets[end] + _BEHIND if end < len(self.onsets) else self.frames
-        return max(0, first), min(last, self.frames)
+        return max(0, first), min(last, self.onsets[end - 1] + _PAUSE, self.frames)
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,12 @@ class Progress:
     Attributes:
         exact: of the exact search; it tells how many phonemes were searched in.
         edits: of the comparison with all names of a list.
+        said: the newest exact matches.
     """
 
     exact: State = field(default_factory=State)
     edits: NDArray[np.float32] | None = None
+    said: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,16 +138,18 @@ class HybridSearch(ABC):
     ) -> None:
         self.lexicon, self.margin = lexicon, margin
         self._credit, self._sizes = credit, sizes
-        self._exact, self._costs = ExactSearch(lexicon, shortest), costs(inventory)
+        self._exact, self._costs = ExactSearch(lexicon, shortest, inventory), costs(inventory)
         self.shortest = self._exact.shortest
 
     def propose(self, heard: Sequence[tuple[Hearing, Progress]]) -> list[tuple[list[Proposal], Progress]]:
         """What may have been said in the newest phonemes of each of some utterances, and how far they are now."""
-        exact = [self._exact.search(one.phonemes[done.exact.heard :], done.exact) for one, done in heard]
-        return [
-            ([*self._said(matches), *_without(near, matches)], Progress(state, edits))
-            for (matches, state), (near, edits) in zip(exact, self._near(heard), strict=True)
-        ]
+        found = []
+        for (one, done), (near, edits) in zip(heard, self._near(heard), strict=True):
+            matches, state = self._exact.search(one.phonemes[done.exact.heard :], done.exact)
+            # A little later the same name may be heard nearly, too, with a phoneme of what follows.
+            said = (*(old for old in done.said if old.end > state.heard - 2 * self.lexicon.longest), *matches)
+            found.append(([*self._said(matches), *_without(near, said)], Progress(state, edits, said)))
+        return found
 
     @abstractmethod
     def _near(
@@ -156,7 +162,8 @@ class HybridSearch(ABC):
         return np.where(self._sizes[keys] >= self.shortest, self._credit[keys] - self.margin, -np.inf)
 
     def _said(self, matches: Iterable[Match]) -> list[Proposal]:
-        return [self._proposal(one.key, one.start, one.end, exact=True) for one in matches]
+        said = (self._proposal(one.key, one.start, one.end, exact=True) for one in matches)
+        return [replace(one, credit=max(one.credit, HEARD_SO)) for one in said]
 
     def _proposal(self, key: int, start: int, end: int, exact: bool = False) -> Proposal:
         return Proposal(key, start, end, self.lexicon.phonemes(key), float(self._credit[key]), exact)
@@ -182,7 +189,7 @@ def search_in(
     """
     if isinstance(lexicon, Database):
         return AmongMillions(lexicon, margin, shortest, device)
-    return AmongSome(lexicon, inventory, margin, shortest, chances or Chances.typical(len(inventory)))
+    return AmongSome(lexicon, inventory, margin, shortest, chances or Chances.typical(inventory))
 
 
 class AmongMillions(HybridSearch):
@@ -267,17 +274,23 @@ class AmongSome(HybridSearch):
     def _near(
         self, heard: Sequence[tuple[Hearing, Progress]]
     ) -> list[tuple[list[Proposal], NDArray[np.float32] | None]]:
-        return [self._compared(one.phonemes[done.exact.heard :], done) for one, done in heard]
+        return [self._followed(one.phonemes[done.exact.heard :], done) for one, done in heard]
 
-    def _compared(self, fresh: Sequence[int], done: Progress) -> tuple[list[Proposal], NDArray[np.float32]]:
-        found, after = self._edits.follow(self._edits.start if done.edits is None else done.edits, fresh)
-        if not found.size:
-            return [], after
-        least, ends = found.min(0), done.exact.heard + found.argmin(0) + 1
+    def _followed(self, fresh: Sequence[int], done: Progress) -> tuple[list[Proposal], NDArray[np.float32]]:
+        state = self._edits.start if done.edits is None else done.edits
+        proposals: list[Proposal] = []
+        for begin in range(0, len(fresh) if self.lexicon.keys else 0, BLOCK):
+            found, state = self._edits.follow(state, fresh[begin : begin + BLOCK])
+            proposals += self._best(found, done.exact.heard + begin)
+        return proposals, state
+
+    def _best(self, found: NDArray[np.float32], begin: int) -> list[Proposal]:
+        """Of what all names cost that end with each of some phonemes, from `begin` on."""
+        least, ends = found.min(0), begin + found.argmin(0) + 1
         best = np.argsort(least / self._sizes, kind="stable")
         chosen = best[(self._spare(best) > SLOPE * least[best])][:HEARD]
         starts = np.maximum(ends - self._sizes, 0)
-        return [self._proposal(int(key), int(starts[key]), int(ends[key])) for key in chosen], after
+        return [self._proposal(int(key), int(starts[key]), int(ends[key])) for key in chosen]
 
 
 def verify(heard: Sequence[Hearing], proposals: Sequence[Sequence[Proposal]]) -> list[list[Found]]:
@@ -302,12 +315,19 @@ def compete(found: Iterable[Found]) -> list[Found]:
     taken: list[Found] = []
     for one in sorted(found, key=lambda one: (-one.evidence, one.start - one.end, one.start, one.key)):
         rivals = (other for other in taken if not (one.exact and other.exact))
-        if all(min(one.end, other.end) - max(one.start, other.start) <= _SHARED for other in rivals):
+        if all(_overlap(one, other) <= _SHARED for other in rivals):
             taken.append(one)
     return taken
 
 
 def _without(proposals: Iterable[Proposal], matches: Sequence[Match]) -> list[Proposal]:
-    """Those that were not heard exactly at the same place."""
-    said = {(match.key, match.end) for match in matches}
-    return [one for one in proposals if not {(one.key, one.end), (one.key, one.end - 1)} & said]
+    """Those that were not heard exactly at about the same place."""
+    said: dict[int, list[Match]] = {}
+    for match in matches:
+        said.setdefault(match.key, []).append(match)
+    return [one for one in proposals if not any(_overlap(one, match) > 0 for match in said.get(one.key, ()))]
+
+
+def _overlap(one: Match | Proposal, other: Match | Proposal) -> int:
+    """Phonemes that both lay claim to; not above 0 if there are none."""
+    return min(one.end, other.end) - max(one.start, other.start)

@@ -132,6 +132,11 @@ def describe(inventory: PhonemeInventory) -> dict[str, Any]:
     return {"kind": inventory.kind, "digest": inventory.digest, "symbols": len(inventory)}
 
 
+def damaged(path: Path) -> KitError:
+    """What to raise where a file in the data of a database holds what it cannot."""
+    return KitError(f"{path} is damaged; " + REBUILD.format(path.parent.parent))
+
+
 def checksum(path: Path) -> str:
     """CRC-32 of a file. It tells damage, not malice: the numbers in the files are checked beside."""
     crc = 0

@@ -20,7 +20,7 @@ _WEIGHTS = {
     "consonant": 0.5, "labial": 0.7, "dental": 0.7, "palatal": 0.7, "retroflex": 0.7, "velar": 0.7,
     "stop": 0.6, "fricative": 0.6, "hiss": 0.6, "nasal": 0.8, "liquid": 0.8, "glide": 0.8, "breath": 0.4, "voice": 0.3,
     "vowel": 1.0, "height": 0.9, "back": 0.7, "round": 0.3,
-    "from i": 0.5, "from u": 0.5, "to n": 0.5, "to ng": 0.5, "to i": 0.4, "to u": 0.4, "to r": 0.6,
+    "from i": 0.5, "from u": 0.5, "to n": 0.5, "to ng": 0.3, "to i": 0.4, "to u": 0.4, "to r": 0.6,
     "tone begins": 0.25, "tone ends": 0.25, "tone is neutral": 0.2, "Mandarin": 0.3,
 }  # fmt: skip
 _PLACES = {name: place for place, name in enumerate(_WEIGHTS)}
@@ -65,6 +65,7 @@ _ENGLISH = {
     "UW": "- u -",
 }  # fmt: skip
 _GLIDES = {"-": {}, "i": {"from i": 1.0}, "u": {"from u": 1.0}, "y": {"from i": 1.0, "from u": 0.7}}
+_CODAS = {"-": {}, "n": {"to n": 1.0}, "ng": {"to n": 1.0, "to ng": 1.0}} | {x: {f"to {x}": 1.0} for x in "iur"}
 _TONES = {1: (1.0, 1.0), 2: (0.4, 1.0), 3: (0.2, 0.4), 4: (1.0, 0.0), 5: (0.4, 0.4)}  # pitch at beginning and end
 _TONAL = re.compile("([a-z]+)([1-5])")
 
@@ -96,6 +97,17 @@ def costs(inventory: PhonemeInventory) -> NDArray[np.float32]:
     return found
 
 
+@lru_cache(maxsize=8)
+def bare(inventory: PhonemeInventory) -> NDArray[np.bool_]:
+    """(V, V): whether a symbol is a Mandarin final that makes a syllable alone where it stands behind another, [before,
+    symbol]; before is 0 where a string begins.
+    """
+    finals = [bool((tonal := _TONAL.fullmatch(symbol)) and tonal[1] in _FINALS) for symbol in inventory.symbols]
+    found = np.outer([symbol not in INITIALS for symbol in inventory.symbols], finals)
+    found.setflags(write=False)
+    return found
+
+
 def _features(symbol: str) -> dict[str, float]:
     """feature -> how much of it a symbol of the default inventory has; empty for others."""
     if symbol in _CONSONANTS:
@@ -114,8 +126,7 @@ def _features(symbol: str) -> dict[str, float]:
 def _vowel(parts: str) -> dict[str, float]:
     glide, vowel, coda = parts.split()
     height, back, rounding = _VOWELS[vowel]
-    found = {"vowel": 1.0, "height": height, "back": back, "round": rounding, **_GLIDES[glide]}
-    return found if coda == "-" else {**found, f"to {coda}": 1.0}
+    return {"vowel": 1.0, "height": height, "back": back, "round": rounding, **_GLIDES[glide], **_CODAS[coda]}
 
 
 def _by_chance(symbol: str) -> NDArray[np.float32]:

@@ -50,6 +50,22 @@ def units(text: str) -> list[str]:
     return _UNIT.findall(text)
 
 
+def places(text: str) -> list[tuple[str, int, int]]:
+    """The units of any text, each with where it begins and ends; none if lower case has another length."""
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        return []
+    return [(unit[0], *unit.span()) for unit in _UNIT.finditer(lowered)]
+
+
+def replaced(text: str, start: int, end: int, other: str) -> str:
+    """A text with something else in place of [start, end); a space where Latin letters would touch."""
+    before, after = text[:start], text[end:]
+    left = " " if before[-1:].isascii() and before[-1:].isalnum() and other[:1].isascii() else ""
+    right = " " if after[:1].isascii() and after[:1].isalnum() and other[-1:].isascii() else ""
+    return before + left + other + right + after
+
+
 def printable(text: str) -> str:
     """The text in one line: composed (NFC), without control characters, with single spaces and none outside."""
     if not text.isprintable():

@@ -1,4 +1,7 @@
-"""Random inputs that the tests of the kernels share."""
+"""Random inputs, and sums over all paths, that the tests of the kernels share."""
+
+import itertools
+import math
 
 import torch
 
@@ -62,3 +65,20 @@ def random_strings(batch, count, longest, symbols, seed):
     strings = torch.randint(1, symbols, (batch, count, longest), generator=draw)
     strings[0, 0, 1:2] = strings[0, 0, 0:1]  # a double letter
     return strings, torch.randint(1, longest + 1, (batch, count), generator=draw)
+
+
+def collapse(path):
+    return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol)
+
+
+def said_best(log_probs, string, first, count):
+    """The largest probability, over ends, of the paths that begin anywhere in the stretch and say just the string."""
+    probabilities, best = log_probs.exp().tolist(), (0.0, 0)
+    for end in range(first + 1, first + count + 1):
+        total = 0.0
+        for begin in range(first, end):
+            for path in itertools.product({0, *string}, repeat=end - begin):
+                if path[0] == string[0] and path[-1] == string[-1] and collapse(path) == string:
+                    total += math.prod(probabilities[begin + i][symbol] for i, symbol in enumerate(path))
+        best = max(best, (total, end))
+    return best

@@ -6,16 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import prefix_states, random_log_probs, random_strings
+from cases import collapse, prefix_states, random_log_probs, random_strings, said_best
 
 from kernels import ctc_prefix
 from kernels.ctc_prefix import reference, vectorized
 
 NOTHING = reference.NOTHING
-
-
-def collapse(path):
-    return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol)
 
 
 def all_paths(log_probs):
@@ -157,19 +153,6 @@ def test_a_free_start_finds_the_string_anywhere():
         assert r_n[0, 0, end].exp().item() == pytest.approx(expected, abs=1e-12)
 
 
-def said_best(log_probs, string, first, count):
-    """The largest probability, over ends, of the paths that begin anywhere in the stretch and say just the string."""
-    probabilities, best = log_probs.exp().tolist(), (0.0, 0)
-    for end in range(first + 1, first + count + 1):
-        total = 0.0
-        for begin in range(first, end):
-            for path in itertools.product({0, *string}, repeat=end - begin):
-                if path[0] == string[0] and path[-1] == string[-1] and collapse(path) == string:
-                    total += math.prod(probabilities[begin + i][symbol] for i, symbol in enumerate(path))
-        best = max(best, (total, end))
-    return best
-
-
 @pytest.mark.parametrize("module", [reference, vectorized, ctc_prefix], ids=lambda m: m.__name__)
 def test_spotting_is_a_sum_over_all_starts_and_paths_up_to_the_best_end(module):
     log_probs = random_log_probs(1, 9, 4, seed=5)[0]
@@ -214,6 +197,57 @@ def test_nothing_is_spotted_where_there_is_nothing():
         assert (score.item(), end.item()) == (reference.FAINT, 0)
 
 
+def test_a_string_is_spotted_alike_in_any_company():
+    """A row at a time, in another order, among frames that are not its own, and with anything behind its symbols."""
+    log_probs, first, count, strings, sizes = spot_arguments(4)
+    expected = vectorized.spot(log_probs, first, count, strings, sizes)
+    beyond = torch.arange(strings.shape[1]) >= sizes[:, None]
+    around = torch.full((5, log_probs.shape[1]), -0.5, dtype=torch.float64)
+    for module in (reference, vectorized, ctc_prefix):
+        for row in range(len(sizes)):
+            one = [x[row : row + 1] for x in (first, count, strings, sizes)]
+            score, end = module.spot(log_probs, *one)
+            assert score.item() == pytest.approx(expected[0][row].item(), abs=1e-9) and end == expected[1][row]
+        back = [x.flip(0) for x in (first + 5, count, strings, sizes)]
+        score, end = module.spot(torch.cat([around, log_probs, around]), *back)
+        torch.testing.assert_close(score.flip(0), expected[0], rtol=1e-9, atol=1e-9)
+        assert torch.equal(end.flip(0), torch.where(expected[1] > 0, expected[1] + 5, 0))
+        for padding in (-1, 1000):
+            score, end = module.spot(log_probs, first, count, strings.masked_fill(beyond, padding), sizes)
+            torch.testing.assert_close(score, expected[0], rtol=1e-9, atol=1e-9)
+            assert end.tolist() == expected[1].tolist()
+
+
+def test_what_cannot_be_heard_is_faint_and_more_than_certain_is_certain():
+    """Log-probabilities of 40 nats against each of 12 frames come to -480, of 50 to less than is told."""
+    for module in (reference, vectorized, ctc_prefix):
+        for against, expected in ((40.0, -480.0), (50.0, reference.FAINT)):
+            log_probs = torch.full((12, 14), -against, dtype=torch.float64)
+            row = torch.arange(1, 13)[None]
+            score, end = module.spot(log_probs, row[:, 0] * 0, row[:, -1], row, row[:, -1])
+            assert score.item() == pytest.approx(expected) and end.item() == (12 if expected > reference.FAINT else 0)
+        certain = torch.tensor([[0.3, -9.0], [-9.0, 0.2], [0.1, -9.0]], dtype=torch.float64)
+        one = torch.ones(1, dtype=torch.long)
+        score, end = module.spot(certain, 0 * one, 3 * one, one[:, None], one)
+        assert (score.item(), end.item()) == (pytest.approx(math.log1p(math.exp(-9.0)), abs=1e-9), 2)
+
+
+def test_spotting_counts_frames_with_any_whole_numbers_and_any_blank():
+    log_probs, first, count, strings, sizes = spot_arguments(5)
+    expected = ctc_prefix.spot(log_probs, first, count, strings, sizes)
+    small = ctc_prefix.spot(log_probs, first.int(), count.int(), strings.int(), sizes.int())
+    torch.testing.assert_close(small[0], expected[0])
+    assert small[1].tolist() == expected[1].tolist()
+    last = log_probs.shape[1] - 1  # the blank's number
+    for module in (reference, vectorized, ctc_prefix):
+        score, end = module.spot(log_probs.roll(-1, 1), first, count, strings - 1, sizes, blank=last)
+        torch.testing.assert_close(score, expected[0], rtol=1e-9, atol=1e-9)
+        assert end.tolist() == expected[1].tolist()
+    wide = torch.stack([log_probs, log_probs], 2)[:, :, 0]
+    assert not wide.is_contiguous()
+    torch.testing.assert_close(ctc_prefix.spot(wide, first, count, strings, sizes), expected)
+
+
 def test_what_was_given_stays_as_it_was():
     log_probs, sizes = random_log_probs(1, 4, 5, seed=1, dtype=torch.float32), torch.tensor([[2]])
     strings = torch.tensor([[[1, 2]]])
@@ -221,6 +255,10 @@ def test_what_was_given_stays_as_it_was():
     kept = alphas.clone()
     ctc_prefix.forward_chunk(log_probs, torch.tensor([4]), strings, sizes, alphas)
     assert torch.equal(alphas, kept)
+    arguments = spot_arguments(3)
+    kept = [x.clone() for x in arguments]
+    ctc_prefix.spot(*arguments)
+    assert all(map(torch.equal, arguments, kept))
 
 
 def operator_arguments():

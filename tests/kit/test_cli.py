@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shlex
@@ -10,7 +11,6 @@ import pytest
 import toys
 
 import kit.bench
-import kit.bench_streaming
 import kit.config
 import kit.hotwords
 import kit.study
@@ -59,7 +59,8 @@ def test_examples_compose(tmp_path, monkeypatch):
         command, *rest = shlex.split(example)[3:]
         files, overrides = split(rest)
         if command == "bench":
-            (kit.bench_streaming if "streaming" in files else kit.bench).options(overrides)
+            alone = [importlib.import_module(kit.bench.ALONE[name]) for name in files if name in kit.bench.ALONE]
+            (alone[0] if alone else kit.bench).options(overrides)
         elif command == "hotwords":
             kit.hotwords.options(files[0], overrides)
         elif command == "study":

@@ -212,6 +212,54 @@ def test_retrieval_takes_part_in_decoding_where_there_is_something_to_search():
     assert fingerprint(compose(["hotwords=DB"]), ["decoding"]) != fingerprint(compose(), ["decoding"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "answer"),
+    [
+        (["retrieval.margin=nan"], "retrieval.margin must be a finite number, got nan"),
+        (["retrieval.margin=inf"], "retrieval.margin must be a finite number, got inf"),
+        (["retrieval.margin=null"], "retrieval.margin must be a finite number, got None"),
+        (["retrieval.margin=much"], "retrieval.margin wants a number, got much"),
+        (["retrieval.verify=perhaps"], "retrieval.verify wants true or false, got perhaps"),
+        (["retrieval.verify=null"], "retrieval.verify wants true or false, got null"),
+        (["retrieval.device=gpu"], "retrieval.device must be cpu, cuda or cuda:NUMBER, got gpu"),
+        (["retrieval.device=cuda:"], "retrieval.device must be cpu, cuda or cuda:NUMBER, got cuda:"),
+        (["retrieval.device=null"], "retrieval.device must be cpu, cuda or cuda:NUMBER, got None"),
+        (["retrieval.most=0"], "retrieval.most must be at least 1, got 0"),
+        (["retrieval.homophones=0"], "retrieval.homophones must be at least 1, got 0"),
+        (["retrieval.shortest=0"], "retrieval.shortest must be at least 1, got 0"),
+        (["retrieval.margins=1"], "unknown key retrieval.margins; did you mean retrieval.margin?"),
+        (["retrieval=hybird"], "unknown retrieval hybird; did you mean hybrid?"),
+    ],
+)
+def test_values_of_retrieval_are_checked(overrides, answer):
+    chosen = [] if overrides[0].startswith("retrieval=") else ["retrieval=hybrid"]
+    with pytest.raises(UsageError) as caught:
+        compose([*chosen, *overrides])
+    assert answer in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("retrieval.margin=-1", -1.0),
+        ("retrieval.margin=2.5", 2.5),
+        ("retrieval.verify=false", False),
+        ("retrieval.device=cuda:1", "cuda:1"),
+        ("retrieval.shortest=null", None),
+    ],
+)
+def test_values_of_retrieval_reach_the_callback(override, value):
+    config = compose(["retrieval=hybrid", "hotwords=DB", override])
+    found = config.decoding.callbacks.hotwords[override.split("=")[0].split(".")[1]]
+    assert found == value and type(found) is type(value)
+
+
+def test_a_way_of_searching_of_ones_own_is_checked_too(tmp_path):
+    (tmp_path / "configs" / "retrieval" / "mine.yaml").write_text("name: mine\nmargin: high\n")
+    with pytest.raises(UsageError, match="retrieval.margin must be a finite number, got high"):
+        compose(["retrieval=mine"])
+
+
 def test_flatten_and_differences():
     assert flatten({"a": {"b": 1, "c": [1, 2]}, "d": None}) == {"a.b": 1, "a.c": [1, 2], "d": None}
     one, other = compose(), compose(["model.width=7", "+model.more=1"])

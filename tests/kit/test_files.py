@@ -9,7 +9,16 @@ import torch
 from safetensors.torch import save_file
 
 from kit.errors import KitError, UsageError, nearest
-from kit.files import check_writable, folder_atomic, folder_once, held, remove_leftovers, write_atomic, write_text
+from kit.files import (
+    append_rows,
+    check_writable,
+    folder_atomic,
+    folder_once,
+    held,
+    remove_leftovers,
+    write_atomic,
+    write_text,
+)
 
 
 @contextmanager
@@ -166,3 +175,14 @@ def test_one_holds_a_file_or_folder_until_it_lets_go_or_dies(tmp_path, name):
         assert mine
     with pytest.raises(FileNotFoundError), held(tmp_path / "none"):
         pass
+
+
+def test_rows_are_added_whole(tmp_path):
+    path = tmp_path / "new" / "a.csv"
+    append_rows([{"a": 1, "b": "x, y"}], path)
+    append_rows([{"a": 2, "b": None, "c": 3}, {"a": 4}], path)
+    assert path.read_text().splitlines() == ["a,b,c", '1,"x, y",', "2,,3", "4,,"]
+    before = path.read_bytes()
+    with disk_of(10), pytest.raises(KitError):
+        append_rows([{"a": 5}] * 100, path)
+    assert path.read_bytes() == before

@@ -18,7 +18,8 @@ from kit.decoding.events import Final, Hotword, Partial
 from kit.model.export import load_export, save_export
 from kit.text.phonemes import PhonemeInventory
 
-PLAIN = [f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "guard", "timing")]
+OTHERS = ("endpoint", "gate", "trim", "veto", "splice", "guard", "timing")
+PLAIN = [f"decoding.callbacks.{name}=null" for name in OTHERS]
 
 
 @pytest.fixture(scope="module")

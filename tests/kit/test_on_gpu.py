@@ -10,11 +10,13 @@ from kit.decoding.engine import Engine
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
     monkeypatch.setattr(on_gpu, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(on_gpu, "NAMES", 3000)
 
 
 def test_the_checks_run():
     assert on_gpu.check_graphs() == "180 tokens"
     assert on_gpu.check_streams() == "8 streams"
+    assert on_gpu.check_names().startswith("64 of 3000, ")
 
 
 def test_streams_that_lose_their_past_together_are_found(monkeypatch):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from kit.errors import UsageError
-from kit.options import choose, whole_number
+from kit.options import choose, share, whole_number
 from kit.processors import processors
 
 
@@ -30,6 +30,13 @@ def test_whole_numbers():
     for written in ("0", "-1", "1.5", "", "x", "²"):
         with pytest.raises(UsageError, match=f"n={written} must be a whole number from 1 up"):
             whole_number("n", written)
+
+
+def test_shares():
+    assert (share("p", "0.98"), share("p", ".5"), share("p", "1"), share("p", "1.0")) == (0.98, 0.5, 1.0, 1.0)
+    for written in ("0", "0.0", "1.1", "-0.5", "", "x", "1e-1", "nan"):
+        with pytest.raises(UsageError, match=f"p={written} must be a number above 0 and up to 1"):
+            share("p", written)
 
 
 def test_processors():

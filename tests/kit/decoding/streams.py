@@ -1,5 +1,6 @@
 """Sessions over a small random model whose texts vary."""
 
+import pytest
 import torch
 from small import small_config, small_recognizer
 
@@ -7,6 +8,7 @@ from kit.audio.features import LogMel
 from kit.decoding.callbacks import DecodingCallback
 from kit.decoding.engine import Engine
 from kit.decoding.events import Final, Partial
+from kit.retrieval import embedding
 from kit.retrieval.build import build
 from kit.text.phonemes import PhonemeInventory
 
@@ -33,7 +35,7 @@ def listener(seed=4):
 
 
 PLAIN = ["decoding=streaming", "decoding.max_tokens=8", "decoding.beam=1"] + [
-    f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "guard", "timing")
+    f"decoding.callbacks.{name}=null" for name in ("endpoint", "gate", "trim", "veto", "splice", "guard", "timing")
 ]
 
 
@@ -80,10 +82,12 @@ class _Phonemes(DecodingCallback):
         return event
 
 
-def database(folder, names):
-    """A database of hotwords: of texts, or of texts with their phonemes as symbols."""
+def database(folder, names, dense=False):
+    """A database of hotwords: of texts, or of texts with their phonemes as symbols; the map of its index is coarse."""
     given = names if isinstance(names, dict) else dict.fromkeys(names, ())
     lines = ["\t".join((name, "", "", " ".join(symbols))) for name, symbols in given.items()]
     (folder / "names.tsv").write_text("\n".join(lines) + "\n", "utf-8")
-    build(folder / "names.tsv", folder / "db", PhonemeInventory.default(), dense=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "EXAMPLES", 2000)
+        build(folder / "names.tsv", folder / "db", PhonemeInventory.default(), dense=dense)
     return folder / "db"

@@ -85,6 +85,14 @@ def test_own_names_come_and_go_while_an_utterance_is_heard(names):
     assert list(made.hints(utterance)) == ["静安寺公园"]
 
 
+def test_short_names_of_ones_own_are_found(names):
+    """A final without an initial is a syllable: such names have few phonemes."""
+    made = callback(names)
+    made.add(["外滩", "爷爷"])
+    for text, wanted in (("导航到外滩", ["外滩"]), ("打电话给爷爷", ["爷爷"]), ("今天天气怎么样", [])):
+        assert list(made.hints(say(made, text)[0])) == wanted
+
+
 def test_an_own_list_needs_no_database(tmp_path):
     (tmp_path / "own.tsv").write_text("王小明\tcontact\t3\n-\t外滩\n", "utf-8")
     made = callback(personal=tmp_path / "own.tsv")

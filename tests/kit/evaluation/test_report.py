@@ -84,7 +84,7 @@ def test_retrieval_reaches_the_report(decoding, corpus, tmp_path, monkeypatch, c
 
     def measured(*overrides):
         config = small_config(*part, *overrides, cache=corpus.cache)
-        for name in {"endpoint", "gate", "trim", "veto"} & set(config.decoding.callbacks):
+        for name in {"endpoint", "gate", "trim", "veto", "splice"} & set(config.decoding.callbacks):
             config.decoding.callbacks[name] = None
         return measure(config, recognizer, corpus.data(config))
 

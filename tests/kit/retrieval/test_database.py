@@ -3,10 +3,10 @@ import multiprocessing
 import os
 import random
 import shutil
-import time
 
 import numpy as np
 import pytest
+from strings import wait_for
 
 from kit.errors import KitError, UsageError
 from kit.files import held
@@ -263,15 +263,29 @@ def test_a_file_that_is_not_whole_is_named(tmp_path, database, name):
     make(tmp_path / "db", rows(60, 0))  # a damaged one is no obstacle
 
 
+def past_all_sums(starts):
+    """Differences of these numbers are above 0, as a machine subtracts."""
+    most = np.iinfo(np.int64).max
+    return np.concatenate([[0, most, -most - 1, -1], starts[4:]])
+
+
 WRONG = {
-    "starts": [lambda a: a[::-1], lambda a: a + 1, lambda a: a[:-1], lambda a: a.astype(np.int32), lambda a: a[None]],
+    "starts": [
+        lambda a: a[::-1],
+        lambda a: a + 1,
+        lambda a: a[:-1],
+        lambda a: a[:0],
+        lambda a: a.astype(np.int32),
+        lambda a: a[None],
+        past_all_sums,
+    ],
     "text_starts": [lambda a: a[::-1], lambda a: np.append(a, a[-1])],
     "member_starts": [lambda a: a * 2, lambda a: np.where(a == a[1], a[2], a)],
-    "strings": [lambda a: a * 0, lambda a: a * 0 + 255, lambda a: a[:-1]],
-    "members": [lambda a: a + len(a), lambda a: a[:-1]],
-    "kinds": [lambda a: a + 3, lambda a: a[:-1]],
+    "strings": [lambda a: a * 0, lambda a: a * 0 + 255, lambda a: a[:-1], lambda a: a[:0]],
+    "members": [lambda a: a + len(a), lambda a: a[:-1], lambda a: a[:0]],
+    "kinds": [lambda a: a + 3, lambda a: a[:-1], lambda a: a[:0]],
     "own": [lambda a: a[:-1], lambda a: a.astype(np.uint8)],
-    "weights": [lambda a: a * np.nan, lambda a: a[:-1]],
+    "weights": [lambda a: a * np.nan, lambda a: a[:-1], lambda a: a[:0]],
 }
 
 
@@ -284,6 +298,13 @@ def test_numbers_that_lead_astray_are_refused_even_with_right_checksums(tmp_path
         database.seal(path.name)
         with pytest.raises(KitError, match=r"db/.*\.npy is damaged; build it again"):
             Database.open(tmp_path / "db")
+
+
+def test_kinds_that_are_no_text_are_refused(tmp_path, database):
+    (database.folder / "kinds.txt").write_bytes(b"poi\n\xff")
+    database.seal("kinds.txt")
+    with pytest.raises(KitError, match=r"kinds\.txt is damaged; build it again"):
+        Database.open(tmp_path / "db")
 
 
 def test_an_automaton_of_other_names_is_refused(tmp_path, database):
@@ -370,13 +391,6 @@ def test_a_version_that_is_replaced_between_two_looks_is_looked_for_again(tmp_pa
     looks = iter([lambda _: first])
     monkeypatch.setattr(Manifest, "read", lambda folder: next(looks, real)(folder))
     assert contents(Database.open(tmp_path / "db")) == by_hand(rows(50, 11))
-
-
-def wait_for(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_shared_database_goes_over_to_the_new_version(tmp_path, database):

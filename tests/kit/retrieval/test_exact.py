@@ -7,6 +7,9 @@ import pytest
 from kit.retrieval.exact import ExactSearch, Match, State, shortest_for
 from kit.retrieval.hints import HintSet, outermost
 from kit.retrieval.lexicon import Entry, MemoryLexicon
+from kit.text.phonemes import PhonemeInventory
+
+INVENTORY = PhonemeInventory.default()
 
 
 def lexicon(strings, version="1"):
@@ -175,6 +178,30 @@ def test_names_that_nobody_can_write_are_no_hints():
 
 
 def test_the_more_names_the_longer_they_must_be():
-    assert [shortest_for(keys) for keys in (0, 1, 10_000, 100_000, 1_000_000, 10_000_000)] == [4, 4, 4, 5, 6, 7]
-    assert ExactSearch(lexicon([b"\1\2\3\4"])).shortest == 4
+    keys = (0, 1, 100, 101, 10_000, 100_000, 1_000_000, 10_000_000)
+    assert [shortest_for(count) for count in keys] == [3, 3, 3, 4, 4, 5, 6, 7]
+    assert ExactSearch(lexicon([b"\1\2\3\4"])).shortest == 3
     assert ExactSearch(lexicon([b"\1\2\3\4"]), 2).shortest == 2
+
+
+@pytest.mark.parametrize(
+    ("symbols", "size"),
+    [
+        ("uai4 t an1", 4),  # 外滩
+        ("ie2 ie5", 4),  # 爷爷
+        ("ai4 q i2 i4", 6),  # 爱奇艺
+        ("l i3", 2),
+        ("l i3 n a4", 4),
+        ("EY M IY", 3),
+        ("N uo4", 3),
+        ("uo4", 2),
+    ],
+)
+def test_a_final_without_an_initial_counts_for_two(symbols, size):
+    string = bytes(INVENTORY.encode(symbols.split()))
+    heard = bytes(INVENTORY.encode(["zh"])) + string * 2
+    for shortest in range(1, 8):
+        found, _ = ExactSearch(lexicon([string]), shortest, INVENTORY).search(heard)
+        assert [match.end - match.start for match in found] == [len(string)] * 2 * (size >= shortest)
+        plain, _ = ExactSearch(lexicon([string]), shortest).search(heard)
+        assert len(plain) == 2 * (len(string) >= shortest)

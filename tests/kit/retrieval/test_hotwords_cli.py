@@ -117,7 +117,7 @@ def test_a_personal_list(db, capsys):
 @pytest.mark.parametrize(
     ("line", "code", "answer"),
     [
-        ([], 2, "hotwords: one of build, search, stats, add, remove"),
+        ([], 2, "hotwords: one of build, search, stats, calibrate, add, remove"),
         (["serach"], 2, "hotwords serach: there is no such command; did you mean search?"),
         (["build"], 2, "hotwords build is written: python -m kit hotwords build NAMES out=DB"),
         (["build", "names.tsv"], 2, "hotwords build needs a folder for the database: out=DB"),
