@@ -122,21 +122,21 @@ class RL(TranscriptStage):
 
         With `stage.updates` above 1 all updates but the last are made here, on the same rollout.
         """
-        chunk = self.draw_chunk(batch)
-        heard = self._hear(batch, chunk)
+        audio = (*self.augmented(batch), self.draw_chunk(batch))
+        heard = self._hear(*audio)
         experience, told = self._experience(batch, heard)
         for _ in range(self.config.stage.updates - 1):
             values, experience = self._objective(batch, heard, experience)
             told |= values  # the mismatch is that of the first pass
             self._update(values["loss"])
-            heard = self._hear(batch, chunk)
+            heard = self._hear(*audio)
         values, _ = self._objective(batch, heard, experience)
         found = {**told, **values}
         self.told = {name: float(value.detach()) for name, value in found.items()}
         return {name: value for name, value in found.items() if name not in EVERY_STEP}
 
-    def _hear(self, batch: SpeechBatch, chunk: Any) -> Heard:
-        frames, lengths = self.recognizer.encode(batch.features, batch.lengths, chunk)
+    def _hear(self, features: Tensor, lengths: Tensor, chunk: Any) -> Heard:
+        frames, lengths, _ = self.recognizer.encoder(features, lengths, chunk, normalized=True)
         return Heard(frames, lengths, *self.recognizer.adaptor(frames, lengths))
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class RL(TranscriptStage):
         self, batch: SpeechBatch, heard: Heard, experience: Experience
     ) -> tuple[dict[str, Tensor], Experience]:
         """The loss with its figures; and the experience, which after its first pass knows where the ratio is 1."""
-        samples, weight = experience.samples, self.config.stage.loss.ctc
+        samples, options = experience.samples, self.config.stage.loss
         prompts = Prompts.of(self.recognizer, heard.speech, heard.sizes, experience.hints)
         now, entropy = (
             one.flatten(0, 1) for one in score(self.recognizer.llm, prompts, samples, experience.temperature)
@@ -175,10 +175,13 @@ class RL(TranscriptStage):
             now, experience.old, experience.advantages, experience.mask, experience.reference, experience.weights
         )
         told |= {"policy": loss, **figures}
-        if weight:
+        if options.text:
+            told["text"] = self.recognizer.text_loss(heard.speech, heard.sizes, batch.texts, experience.hints)
+            loss = loss + options.text * told["text"]
+        if options.ctc:
             logits = self.recognizer.phoneme_head(heard.frames)
             told["ctc"] = ctc_loss(logits, heard.lengths, batch.phonemes, batch.phoneme_lengths)
-            loss = loss + weight * told["ctc"]
+            loss = loss + options.ctc * told["ctc"]
         return {"loss": loss, **told}, experience
 
     def _begun(self, experience: Experience, now: Tensor) -> tuple[Experience, dict[str, Tensor]]:
