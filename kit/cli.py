@@ -296,8 +296,8 @@ examples:
         _info,
     ),
     "bench": Command(
-        "time the kernels against the alternatives, streaming sessions, and the retrieval of hotwords",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval ... [key=value ...]",
+        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, and RL",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|rl ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -320,7 +320,11 @@ exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by s
   python -m kit bench retrieval                             100,000 made-up names
   python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
 options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
-edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration""",
+edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration
+
+bench rl takes steps of RL and of supervised training on the same audio in turns: seconds, their parts, memory.
+  python -m kit bench rl stage.group=16 stage.batch_seconds=30
+options: steps=6 than=context_sft device=auto out=bench; others are of the configuration""",
         _bench,
     ),
     "hotwords": Command(

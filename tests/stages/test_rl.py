@@ -138,6 +138,39 @@ def test_updates_on_one_rollout_leave_the_ratio_of_one(corpus):
     assert stage.told["mismatch_worst"] < 1e-4, "that of the first pass"
 
 
+def test_all_updates_hear_the_same_masked_audio(corpus, monkeypatch):
+    stage, data = make_stage("rl", corpus, None, *SMALL, "stage.updates=2")
+    optimizer = stage.configure_optimizers()["optimizer"]
+    stage.optimizers = lambda use_pl_optimizer: optimizer
+    encode, seen = stage.recognizer.encoder.forward, []
+    monkeypatch.setattr(stage.recognizer.encoder, "forward", lambda x, *a, **k: seen.append(x) or encode(x, *a, **k))
+    batch = first_batch(data)
+    stage.training_step(batch, 0)
+    plain = stage.recognizer.encoder.normalize(batch.features)
+    assert len(seen) == 2 and torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], plain)
+
+
+def test_transcripts_are_an_anchor(corpus):
+    """Their cross-entropy, with the prompts of the rollout, comes to the policy's loss."""
+    stage, data = make_stage(
+        "rl",
+        corpus,
+        None,
+        *SMALL,
+        "stage.loss.text=0.5",
+        "stage.context.share=0",
+        "stage.augment=null",
+        "stage.chunks=null",
+    )
+    batch = first_batch(data)
+    loss = stage.training_step(batch, 0)
+    frames, lengths = stage.recognizer.encode(batch.features, batch.lengths)
+    wanted = stage.recognizer.text_loss(*stage.recognizer.adaptor(frames, lengths), batch.texts)
+    told = stage.told
+    assert told["text"] == pytest.approx(float(wanted), rel=1e-5)
+    assert float(loss) == pytest.approx(told["policy"] + 0.5 * told["text"] + 0.3 * told["ctc"], rel=1e-5)
+
+
 def test_the_reference_stays_behind_and_is_in_no_state(made):
     stage, data = made
     batch = first_batch(data)
