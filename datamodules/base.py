@@ -49,6 +49,7 @@ from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
 from datamodules.rows import EAGER
 from datamodules.sampling import FavorLong
+from datamodules.truncation import truncated
 from kit.distributed import place
 from kit.errors import KitError, UsageError
 from kit.model.losses import IGNORE
@@ -208,6 +209,7 @@ class SpeechData(L.LightningDataModule):
     """
 
     SILENCE = "silence"  # the part of every corpus that has clips without speech
+    TRUNCATED = "truncated"  # the part that has the first test part's utterances, broken off
     MADE: str | None = None  # the part with made-up names for training, where a corpus has one
 
     def __init__(self, config: DictConfig) -> None:
@@ -307,6 +309,8 @@ class SpeechData(L.LightningDataModule):
     def _part(self, split: str) -> CutSet:
         if split == self.SILENCE:
             return self._silence()
+        if split == self.TRUNCATED:
+            return CutSet.from_cuts(filter(None, map(truncated, self.cuts(self.test_parts()[0]))))
         if JOIN in split:
             return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
         cuts = self.load_cuts(split)
@@ -409,7 +413,8 @@ class SpeechData(L.LightningDataModule):
         """Any part, in order of duration, each utterance once.
 
         Args:
-            split: "train", "dev", a test part, or "silence": some dozen clips without speech.
+            split: "train", "dev", a test part, "silence": some dozen clips without speech, or "truncated": utterances
+                of the first test part that break off, with what is said of them until then.
             noise_at: mix held-out noise into every utterance at this signal-to-noise ratio in dB; clips without speech
                 stay as they are.
         """

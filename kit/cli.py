@@ -263,9 +263,11 @@ examples:
   python -m kit evaluate data=manifest data.test=my/utterances.jsonl
   python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
   python -m kit evaluate split=silence                     how often silence and noise become words
+  python -m kit evaluate split=truncated                   what it adds to utterances that break off
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-split=NAME           part of the data (default: all that are held out), or silence: clips without speech
+split=NAME           part of the data (default: all that are held out), silence: clips without speech, or truncated:
+                     utterances that break off
 noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
 noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
 hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
@@ -300,8 +302,8 @@ examples:
         _info,
     ),
     "bench": Command(
-        "time the kernels against the alternatives, streaming sessions, and the retrieval of hotwords",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval ... [key=value ...]",
+        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, and RL",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|rl ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -324,7 +326,11 @@ exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by s
   python -m kit bench retrieval                             100,000 made-up names
   python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
 options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
-edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration""",
+edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration
+
+bench rl takes steps of RL and of supervised training on the same audio in turns: seconds, their parts, memory.
+  python -m kit bench rl stage.group=16 stage.batch_seconds=30
+options: steps=6 than=context_sft device=auto out=bench; others are of the configuration""",
         _bench,
     ),
     "hotwords": Command(
