@@ -18,7 +18,7 @@ from lhotse.supervision import AlignmentItem
 from omegaconf import DictConfig
 from torch import Tensor
 
-from datamodules.features import RATE, Extract, Joined
+from datamodules.features import RATE, Computed, Extract, Joined
 from datamodules.noise import Noises, open_noises
 from datamodules.recordings import audio_files, cut_of, open_files, recording_of, with_samples
 from datamodules.synthesis import room_folder
@@ -153,7 +153,9 @@ class Augmentation:
         seed: of training; None makes chance a matter of the utterance's id alone.
     """
 
-    def __init__(self, transforms: Mapping[str, Transform], audio: Joined[np.ndarray], seed: int | None) -> None:
+    def __init__(
+        self, transforms: Mapping[str, Transform], audio: Joined[np.ndarray] | Computed[np.ndarray], seed: int | None
+    ) -> None:
         self.transforms, self.audio, self.seed = transforms, audio, seed
         self._extract = Extract()
 
@@ -163,7 +165,7 @@ class Augmentation:
         Args:
             place: in training: epoch, batch of it, row of that.
         """
-        began = changed = with_samples(cut, self.audio[cut.id])
+        began = changed = with_samples(cut, self.audio.of(cut))
         at = cut.id if self.seed is None else f"{self.seed} {place} {cut.id}"
         for name, transform in self.transforms.items():
             drawn = hashlib.sha256(f"{at} {name}".encode()).digest()

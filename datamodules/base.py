@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,23 @@ from datamodules.augmentation import (
     speech_start,
 )
 from datamodules.batch import SpeechBatch, TextBatch
-from datamodules.features import AudioStore, FeatureStore, Joined, build, build_audio, digest
+from datamodules.features import (
+    AudioStore,
+    Computed,
+    FeatureStore,
+    Joined,
+    build,
+    build_audio,
+    computed_features,
+    computed_samples,
+    digest,
+    sampled_statistics,
+)
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
+from datamodules.rows import EAGER
 from datamodules.sampling import FavorLong
+from datamodules.truncation import truncated
 from kit.distributed import place
 from kit.errors import KitError, UsageError
 from kit.model.losses import IGNORE
@@ -46,6 +61,8 @@ from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
 
+SOME = 2000  # utterances that stand for all where all are too many
+
 JOIN = "+"  # "train+made" is two parts taken as one
 
 Labels = tuple[str, torch.Tensor, torch.Tensor | None]
@@ -54,10 +71,11 @@ Labels = tuple[str, torch.Tensor, torch.Tensor | None]
 class SpeechDataset(Dataset):
     """Turns a CutSet into a SpeechBatch; what depends on the cut alone is computed once."""
 
-    def __init__(self, store: Joined[torch.Tensor], inventory: PhonemeInventory) -> None:
+    def __init__(self, store: Joined[torch.Tensor] | Computed[torch.Tensor], inventory: PhonemeInventory) -> None:
         self.store, self.inventory = store, inventory
         self.augmentation: Augmentation | None = None
         self._labels: dict[str, Labels] = {}
+        self._remember = isinstance(store, Joined)  # of corpora that are computed anew there are too many to remember
 
     def augmented(self, augmentation: Augmentation) -> SpeechDataset:
         """The same utterances as an augmentation changes them; what is known of their texts is shared."""
@@ -91,7 +109,7 @@ class SpeechDataset(Dataset):
         """A cut as it comes into the batch at `place`: changed if chance wants it, its features (T, F), its labels."""
         changed = self.augmentation(cut, place) if self.augmentation else None
         if changed is None:
-            return cut, self.store[cut.id], self.labels(cut)
+            return cut, self.store.of(cut), self.labels(cut)
         moved, features = changed
         text, phonemes, frames = self.labels(cut)
         if frames is not None:
@@ -101,16 +119,17 @@ class SpeechDataset(Dataset):
 
     def labels(self, cut: Cut) -> Labels:
         """Normalized text, phoneme ids (U,) and, where the corpus is aligned, the label of each encoder frame (T',)."""
-        if cut.id not in self._labels:
-            supervision = cut.supervisions[0]
-            text = normalize(supervision.text)
-            aligned = respelled(alignment(cut), text, self.inventory)
-            spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
-            symbols = [item.symbol for item in aligned] or spelled
-            phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
-            frames = self._frame_labels(phonemes, aligned, self.store.length(cut.id)) if aligned else None
+        if cut.id in self._labels:
+            return self._labels[cut.id]
+        text = normalize(cut.supervisions[0].text)
+        aligned = respelled(alignment(cut), text, self.inventory)
+        spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
+        symbols = [item.symbol for item in aligned] or spelled
+        phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
+        frames = self._frame_labels(phonemes, aligned, self.store.length(cut)) if aligned else None
+        if self._remember:
             self._labels[cut.id] = text, phonemes, frames
-        return self._labels[cut.id]
+        return text, phonemes, frames
 
     @staticmethod
     def _frame_labels(phonemes: torch.Tensor, aligned: list[Any], length: int, begin: float = 0.0) -> torch.Tensor:
@@ -139,7 +158,7 @@ class Endless:
             count = 0
             for count, cuts in enumerate(self.sampler, 1):
                 if count > skip:
-                    yield (epoch, count), cuts
+                    yield (epoch, count), cuts.to_eager()
             if not count:
                 return
             epoch, skip = epoch + 1, 0
@@ -190,6 +209,7 @@ class SpeechData(L.LightningDataModule):
     """
 
     SILENCE = "silence"  # the part of every corpus that has clips without speech
+    TRUNCATED = "truncated"  # the part that has the first test part's utterances, broken off
     MADE: str | None = None  # the part with made-up names for training, where a corpus has one
 
     def __init__(self, config: DictConfig) -> None:
@@ -204,6 +224,11 @@ class SpeechData(L.LightningDataModule):
         self._texts: TextDataset | None = None
         self._audio: dict[str, AudioStore] = {}
         self._transforms: dict[str, Transform] | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether features and samples are computed once and kept, or from the recordings whenever they are wanted."""
+        return bool(self.config.data.get("stored", True))
 
     @property
     def inventory(self) -> PhonemeInventory:
@@ -222,6 +247,8 @@ class SpeechData(L.LightningDataModule):
 
     def warm_up(self) -> None:
         """Compute now what training needs, so that several processes find it done."""
+        if not self.stored:
+            return
         for split in (*self.training_part().split(JOIN), "dev"):
             if len(self.cuts(split)):
                 self.store(split)
@@ -240,7 +267,7 @@ class SpeechData(L.LightningDataModule):
 
     def texts(self) -> list[str]:
         """Normalized sentences for training a language model: here the training transcripts."""
-        return [self.dataset("train").labels(cut)[0] for cut in self.cuts("train")]
+        return self.transcripts(["train"])
 
     def transcripts(self, splits: Sequence[str]) -> list[str]:
         """Normalized transcripts of some parts."""
@@ -262,9 +289,8 @@ class SpeechData(L.LightningDataModule):
 
     def keywords(self, splits: Sequence[str]) -> list[str]:
         """Names that the transcripts of some parts mention: those annotated, or rare words where none are."""
-        cuts = [cut for split in splits for cut in self.cuts(split)]
-        names = [name for cut in cuts for name in self.entities(cut) or ()]
-        return sorted(set(names)) or mine(self.transcripts(splits))
+        names = {name for split in splits for cut in self.cuts(split) for name in self.entities(cut) or ()}
+        return sorted(names) or mine(self.transcripts(splits))
 
     def begin(self, config: DictConfig) -> None:
         """Start another stage on the same data: its batch sizes, its seed, from the first batch."""
@@ -284,9 +310,12 @@ class SpeechData(L.LightningDataModule):
     def _part(self, split: str) -> CutSet:
         if split == self.SILENCE:
             return self._silence()
+        if split == self.TRUNCATED:
+            return CutSet.from_cuts(filter(None, map(truncated, self.cuts(self.test_parts()[0]))))
         if JOIN in split:
             return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
-        return self.load_cuts(split).to_eager()
+        cuts = self.load_cuts(split)
+        return cuts if split == "train" and cuts.is_lazy and len(cuts) > EAGER else cuts.to_eager()
 
     def store(self, split: str) -> FeatureStore:
         """The cached features of a split, computed at first use."""
@@ -304,11 +333,12 @@ class SpeechData(L.LightningDataModule):
         return self._audio[split]
 
     def speech(self) -> CutSet:
-        """Utterances to make babble of: training's, or the test part's where there are none for training."""
+        """Utterances to make babble of: some of training's, or the test part's where there are none for training."""
         try:
-            return self.cuts("train")
+            cuts = self.cuts("train")
         except UsageError:
-            return self.cuts(self.test_parts()[0])
+            cuts = self.cuts(self.test_parts()[0])
+        return cuts if len(cuts) <= EAGER else some(cuts, SOME)
 
     def _silence(self) -> CutSet:
         noises = noises_for(self, self.config.get(NOISE_FOLDER), held_out=True)
@@ -317,20 +347,27 @@ class SpeechData(L.LightningDataModule):
     def dataset(self, split: str) -> SpeechDataset:
         """The dataset of a split."""
         if split not in self._datasets:
-            features = Joined([self.store(part) for part in split.split(JOIN)])
+            parts = split.split(JOIN)
+            features = Joined([self.store(part) for part in parts]) if self.stored else computed_features()
             self._datasets[split] = SpeechDataset(features, self.inventory)
         return self._datasets[split]
 
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (F,) of the training features."""
-        return self.store("train").statistics()
+        """Mean and standard deviation (F,) of the training features; of some of them where they are not kept."""
+        return self.store("train").statistics() if self.stored else sampled_statistics(some(self.cuts("train"), SOME))
+
+    def weights(self) -> torch.Tensor | None:
+        """(n,) how often the utterances of training are to come up; None for all alike."""
+        return None
 
     def train_dataloader(self) -> DataLoader:
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
         cuts, power = self.cuts(self.training_part()), self.config.stage.get("favor_long") or 0.0
-        sampler = FavorLong(cuts, power, self.config.seed, self._buckets) if power else self._buckets(cuts)
+        weights = self.weights()
+        drawn = bool(power) or weights is not None or cuts.is_lazy
+        sampler = FavorLong(cuts, power, self.config.seed, self._buckets, weights) if drawn else self._buckets(cuts)
         return self._loader(self._augmented_train(), Endless(sampler, self.position))
 
     def _augmented_train(self) -> SpeechDataset:
@@ -340,16 +377,18 @@ class SpeechData(L.LightningDataModule):
         part = self.training_part()
         if not self._transforms:
             return self.dataset(part)
-        audio: Joined[np.ndarray] = Joined([self.audio(one) for one in part.split(JOIN)])
-        return self.dataset(part).augmented(Augmentation(self._transforms, audio, seed=self.config.seed))
+        return self.dataset(part).augmented(Augmentation(self._transforms, self._samples(part), self.config.seed))
+
+    def _samples(self, split: str) -> Joined[np.ndarray] | Computed[np.ndarray]:
+        return Joined([self.audio(part) for part in split.split(JOIN)]) if self.stored else computed_samples()
 
     def _noisy(self, split: str, ratio: float) -> SpeechDataset:
         """A part with noise at `ratio` dB in every utterance, the same whatever the seed of training."""
         noise = Noise(1.0, ratio, 0.0, self.config.get(NOISE_FOLDER), held_out=True)
         noise.prepare(self)
-        return self.dataset(split).augmented(Augmentation({"noise": noise}, Joined([self.audio(split)]), seed=None))
+        return self.dataset(split).augmented(Augmentation({"noise": noise}, self._samples(split), seed=None))
 
-    def _buckets(self, cuts: CutSet) -> DynamicBucketingSampler:
+    def _buckets(self, cuts: CutSet, shuffle: bool = True) -> DynamicBucketingSampler:
         """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.
 
         Of several processes that train together, each gets its own, equally many and from the same bucket.
@@ -360,7 +399,7 @@ class SpeechData(L.LightningDataModule):
                 cuts,
                 max_duration=self.config.stage.batch_seconds,
                 num_buckets=min(self.config.data.buckets, len(cuts)),
-                shuffle=True,
+                shuffle=shuffle,
                 seed=self.config.seed,
                 rank=rank,
                 world_size=processes,
@@ -375,7 +414,8 @@ class SpeechData(L.LightningDataModule):
         """Any part, in order of duration, each utterance once.
 
         Args:
-            split: "train", "dev", a test part, or "silence": some dozen clips without speech.
+            split: "train", "dev", a test part, "silence": some dozen clips without speech, or "truncated": utterances
+                of the first test part that break off, with what is said of them until then.
             noise_at: mix held-out noise into every utterance at this signal-to-noise ratio in dB; clips without speech
                 stay as they are.
         """
@@ -390,8 +430,7 @@ class SpeechData(L.LightningDataModule):
     def probe(self, utterances: int, split: str = "dev") -> list[SpeechBatch]:
         """A fixed set of so many utterances, for looking at representations; of train where there is no dev."""
         split = split if len(self.cuts(split)) else "train"
-        chosen = sorted(self.cuts(split), key=lambda cut: hashlib.sha256(cut.id.encode()).digest())[:utterances]
-        ordered = sorted(chosen, key=lambda cut: (-cut.duration, cut.id))
+        ordered = sorted(some(self.cuts(split), utterances), key=lambda cut: (-cut.duration, cut.id))
         size = max(1, int(self.config.data.evaluation_seconds / ordered[0].duration))
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         return [self.dataset(split)[((0, 0), CutSet.from_cuts(cuts))] for cuts in batches]
@@ -428,10 +467,22 @@ class _OwnIds:
     """Undoes the new names that Lhotse gives to cuts when it hands out the last ones of an epoch more than once."""
 
     def __init__(self, cuts: CutSet) -> None:
-        self.known = {cut.id for cut in cuts}
+        self.cuts = cuts
+
+    @cached_property
+    def known(self) -> set[str]:
+        """Ids that look as if Lhotse had made them."""
+        return {cut.id for cut in self.cuts if "_dup" in cut.id}
 
     def __call__(self, cuts: CutSet) -> CutSet:
+        if not any("_dup" in cut.id for cut in cuts):
+            return cuts
         return cuts.modify_ids(lambda name: name if name in self.known else name.rsplit("_dup", 1)[0])
+
+
+def some(cuts: CutSet, count: int) -> CutSet:
+    """At most so many of the cuts, chosen by a hash of their ids: the same ones whatever their order."""
+    return CutSet.from_cuts(heapq.nsmallest(count, cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest()))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -13,13 +13,14 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 
+from datamodules.sources import RATE as RATE
+from datamodules.sources import read_samples
 from kit.audio.features import LogMel
 from kit.audio.reading import read_audio
 from kit.errors import KitError
 from kit.files import folder_once, write_text
 from kit.progress import track
 
-RATE = 16000
 _INDEX = "index.json"
 _BLOCK = 1 << 16
 
@@ -113,13 +114,23 @@ class FeatureStore(CutStore):
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each bin over all frames, summed in float64: two (F,) tensors."""
-        total, square = np.zeros(self.frames.shape[1]), np.zeros(self.frames.shape[1])
-        for start in range(0, len(self.frames), _BLOCK):
-            block = self.frames[start : start + _BLOCK].astype(np.float64)
-            total, square = total + block.sum(0), square + (block**2).sum(0)
-        mean = total / len(self.frames)
-        deviation = np.sqrt(np.maximum(square / len(self.frames) - mean**2, 1e-10))
-        return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+        return _statistics(self.frames[start : start + _BLOCK] for start in range(0, len(self.frames), _BLOCK))
+
+
+def sampled_statistics(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `FeatureStore.statistics`, of recordings whose features are not kept."""
+    features = computed_features()
+    return _statistics(features.of(cut).numpy() for cut in track(cuts, "mean and deviation of the features"))
+
+
+def _statistics(blocks: Iterable[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    total, square, count = np.zeros(1), np.zeros(1), 0
+    for block in blocks:
+        exact = block.astype(np.float64)
+        total, square, count = total + exact.sum(0), square + (exact**2).sum(0), count + len(exact)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(square / count - mean**2, 1e-10))
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 class AudioStore(CutStore):
@@ -138,19 +149,42 @@ class Joined(Generic[T]):
     def __init__(self, stores: Sequence[Rows[T]]) -> None:
         self._owners = {name: store for store in stores for name in store.index}
 
-    def __getitem__(self, name: str) -> T:
+    def of(self, cut: Cut) -> T:
         """What the store of this recording has."""
-        return self._owners[name][name]
+        return self._owners[cut.id][cut.id]
 
-    def length(self, name: str) -> int:
+    def length(self, cut: Cut) -> int:
         """Rows of a recording."""
-        return self._owners[name].length(name)
+        return self._owners[cut.id].length(cut.id)
 
 
-def _audio(cut: Cut) -> torch.Tensor:
-    samples = read_audio(cut.recording.sources[0].source)
-    start = round(cut.start * RATE)
-    return samples[start : start + round(cut.duration * RATE)]
+class Computed(Generic[T]):
+    """As `Joined`, without stores: computed from the recording whenever it is asked for."""
+
+    def __init__(self, compute: Callable[[Cut], T]) -> None:
+        self._compute = compute
+
+    def of(self, cut: Cut) -> T:
+        """What a store would have."""
+        return self._compute(cut)
+
+    def length(self, cut: Cut) -> int:
+        """Rows of a recording."""
+        return len(self.of(cut))  # type: ignore[arg-type]  # tensors and arrays
+
+
+def computed_features() -> Computed[torch.Tensor]:
+    """The numbers that `FeatureStore` has, from the recordings."""
+    return Computed(Extract().heard)
+
+
+def computed_samples() -> Computed[np.ndarray]:
+    """The numbers that `AudioStore` has, from the recordings."""
+    return Computed(_samples)
+
+
+def _samples(cut: Cut) -> np.ndarray:
+    return rounded(read_samples(cut))[:, 0]
 
 
 def rounded(samples: torch.Tensor) -> np.ndarray:
@@ -169,6 +203,10 @@ class Extract:
         """(N,) samples at 16 kHz to (T, F) in half precision."""
         return self._log_mel(samples).half()
 
+    def heard(self, cut: Cut) -> torch.Tensor:
+        """(T, F) float32 features of a cut's recording, with the rounding of those that are kept."""
+        return self(read_samples(cut)).float()
+
 
 def build(cuts: CutSet, folder: Path, bins: int, label: str) -> FeatureStore:
     """Compute the features of `cuts` unless `folder` has them already.
@@ -180,14 +218,14 @@ def build(cuts: CutSet, folder: Path, bins: int, label: str) -> FeatureStore:
     def blocks() -> Iterator[tuple[str, np.ndarray]]:
         extract = Extract()
         for cut in track(cuts, f"features of {label}"):
-            yield cut.id, extract(_audio(cut)).numpy()
+            yield cut.id, extract(read_samples(cut)).numpy()
 
     return _opened(FeatureStore, folder, bins, blocks())
 
 
 def build_audio(cuts: CutSet, folder: Path, label: str) -> AudioStore:
     """Decode the recordings of `cuts` unless `folder` has them already; errors as in `build`."""
-    blocks = ((cut.id, rounded(_audio(cut))) for cut in track(cuts, f"samples of {label}"))
+    blocks = ((cut.id, rounded(read_samples(cut))) for cut in track(cuts, f"samples of {label}"))
     return _opened(AudioStore, folder, 1, blocks)
 
 

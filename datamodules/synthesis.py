@@ -16,7 +16,7 @@ import torch
 from lhotse import CutSet
 
 from datamodules.features import RATE, digest, rounded
-from kit.audio.reading import read_audio
+from datamodules.sources import read_samples
 from kit.files import folder_once
 from kit.progress import track
 
@@ -152,8 +152,7 @@ def _voices(speech: CutSet, draw: Draw) -> list[list[np.ndarray]]:
         voice: list[np.ndarray] = []
         while len(voice) < 50 and sum(map(len, voice)) < SECONDS * RATE:
             cut = cuts[int(draw.integers(len(cuts)))]
-            samples = read_audio(cut.recording.sources[0].source).numpy()
-            voice.append(samples[round(cut.start * RATE) : round(cut.end * RATE)].astype(np.float64))
+            voice.append(read_samples(cut).numpy().astype(np.float64))
         voices.append(voice)
     return voices
 

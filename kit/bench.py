@@ -11,7 +11,8 @@ from typing import Any
 from kit.errors import KitError, UsageError, nearest
 from kit.options import choose
 
-ALONE = {"streaming": "kit.bench_streaming", "retrieval": "kit.bench_retrieval"}  # with options of their own
+# With options of their own.
+ALONE = {"streaming": "kit.bench_streaming", "retrieval": "kit.bench_retrieval", "rl": "kit.bench_rl"}
 DEFAULTS = {"device": "auto", "only": "", "seconds": "1", "out": "bench"}
 
 

@@ -177,6 +177,12 @@ def _bench(files: list[str], overrides: list[str]) -> int:
     return bench(files, overrides)
 
 
+def _data(files: list[str], overrides: list[str]) -> int:
+    from kit.data import main
+
+    return main(files, overrides)
+
+
 def _hotwords(files: list[str], overrides: list[str]) -> int:
     from kit.hotwords import main
 
@@ -276,9 +282,11 @@ examples:
   python -m kit evaluate benchmark=my/manifests hotwords=names.db
   python -m kit evaluate "system=python -m kit.peers.pocketsphinx" data=manifest data.test=my/utterances.jsonl
   python -m kit evaluate compare before.json after.json    is the difference real?
+  python -m kit evaluate split=truncated                   what it adds to utterances that break off
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-split=NAME           part of the data (default: all that are held out), or silence: clips without speech
+split=NAME           part of the data (default: all that are held out), silence: clips without speech, or truncated:
+                     utterances that break off
 noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
 noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
 hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
@@ -318,8 +326,8 @@ examples:
         _info,
     ),
     "bench": Command(
-        "time the kernels against the alternatives, streaming sessions, and the retrieval of hotwords",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval ... [key=value ...]",
+        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, and RL",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|rl ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -342,7 +350,11 @@ exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by s
   python -m kit bench retrieval                             100,000 made-up names
   python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
 options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
-edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration""",
+edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration
+
+bench rl takes steps of RL and of supervised training on the same audio in turns: seconds, their parts, memory.
+  python -m kit bench rl stage.group=16 stage.batch_seconds=30
+options: steps=6 than=context_sft device=auto out=bench; others are of the configuration""",
         _bench,
     ),
     "hotwords": Command(
@@ -376,6 +388,31 @@ calibrate DB         how much evidence hints need (retrieval.margin) so that so 
 add LIST NAME        put a name on a personal list (personal=LIST beside hotwords=DB); kind=, weight=, phonemes=
 remove LIST NAME     take it from there, and hide it in the database for who uses the list""",
         _hotwords,
+    ),
+    "data": Command(
+        "list the public corpora, prepare a downloaded one, export any data as Lhotse Shar",
+        "data list|prepare|export [key=value ...]",
+        """Prepares a corpus once from the folder that you unpacked it to: reads its lists, looks into every recording,
+counts what cannot be used beside what is published, and writes manifests, which data=NAME trains and evaluates on.
+
+examples:
+  python -m kit data list
+  python -m kit data prepare corpus=librispeech root=/corpora/LibriSpeech
+  python -m kit data prepare corpus=wenetspeech root=/corpora/WenetSpeech parts=train_s,dev,test_net,test_meeting
+  python -m kit evaluate data=librispeech split=test_clean
+  python -m kit fit stage=pretrain data=mix "data.members={aishell: 2, librispeech: 1}"
+  python -m kit data export data=aishell split=train out=/fast/aishell
+  python -m kit fit stage=pretrain data=manifest data.train=/fast/aishell/train
+
+prepare corpus=NAME root=FOLDER
+  parts=A,B            only these (default: all that are there)
+  out=FOLDER           instead of cache/corpora/NAME; then data.folder=FOLDER
+                       every utterance that cannot be used is named in FOLDER/PART/problems.tsv
+export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 16 bit), whole or not at all
+  shards=1000          utterances in an archive
+  split=PART           only this part; data=... and other values as for fit
+cache=FOLDER           instead of cache/""",
+        _data,
     ),
 }
 

@@ -49,6 +49,13 @@ _OPTIONAL = {
     "personal": str,
     "retrieval.shortest": int,
     "stage.context.keywords": str,
+    "data.folder": str,
+    "data.fetch": list,
+    "stage.context.important": str,
+    "stage.clip_high": float,
+    "stage.kl": float,
+    "stage.correction": float,
+    "stage.rollout.folder": str,
 }
 _FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
 _TYPES: dict[type, str] = {
@@ -84,6 +91,20 @@ _AT_LEAST = {
     "stage.context.distractors": 0,
     "stage.context.others": 0,
     "stage.context.reach": 0,
+    "data.workers": 0,
+    "data.buckets": 1,
+    "data.keep_archives": 1,
+    "stage.context.most": 0,
+    "stage.group": 2,
+    "stage.max_tokens": 1,
+    "stage.updates": 1,
+    "stage.temperature.start": 0.01,
+    "stage.temperature.end": 0.01,
+    "stage.clip": 0,
+    "stage.clip_high": 0,
+    "stage.kl": 0,
+    "stage.correction": 1,
+    "stage.rollout.timeout": 1,
 }
 _AT_MOST = {
     "stage.context.share": 1,
@@ -95,6 +116,9 @@ _ONE_OF = {
     "model.labels": ("phonemes", "characters"),
     "pipeline": ("auto", "async", "sequential"),
     "hints_from": ("right", "wrong", "homophone", "mixed"),
+    "stage.mean": ("sequence", "token", "constant"),
+    "stage.ratio": ("token", "sequence"),
+    "stage.rollout.engine": ("local", "vllm"),
 }
 _NAME = re.compile(r"\w[\w.\- ]*")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)

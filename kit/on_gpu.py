@@ -24,6 +24,8 @@ from kit.decoding.events import Event, Final, Partial
 from kit.model.recognizer import Recognizer
 from kit.retrieval.dense import on_device
 from kit.retrieval.embedding import DIM
+from kit.rl.policy import Prompts, score
+from kit.rl.rollout import Local
 from kit.text.tokens import train_tokenizer
 
 DEVICE = torch.device("cuda")
@@ -95,6 +97,24 @@ def check_names() -> str:
     return f"64 of {NAMES}, {spent:.2f} ms"
 
 
+@torch.no_grad()
+def check_rollout() -> str:
+    """Hypotheses are drawn by replayed graphs with the probabilities of the training pass, twice the same."""
+    recognizer, tokens = _recognizer(), 40
+    speech = torch.randn(8, 60, recognizer.llm_width, device=DEVICE)
+    prompts = Prompts.of(recognizer, speech, torch.tensor([60, 3, 25, 40, 1, 9, 30, 50]), None)
+    rollouts, seeds = Local(recognizer, tokens), list(range(8))
+    first = rollouts.sample(prompts, 8, 0.9, seeds)
+    begin = time.perf_counter()
+    again = rollouts.sample(prompts, 8, 0.9, seeds)
+    spent = time.perf_counter() - begin
+    assert torch.equal(first.ids, again.ids) and torch.equal(first.log_probs, again.log_probs)
+    now, _ = score(recognizer.llm, prompts, again, 0.9)
+    worst = float((now - again.log_probs).abs().max())
+    assert worst < 1e-3, worst
+    return f"{int(again.lengths.sum())} tokens in {spent:.2f} s, log-probabilities {worst:.0e} apart"
+
+
 def _text(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Partial | Final)]
 
@@ -103,6 +123,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "decode step as a graph": check_graphs,
     "streams together": check_streams,
     "names that sound alike": check_names,
+    "hypotheses by chance": check_rollout,
 }
 
 

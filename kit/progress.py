@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -37,11 +37,20 @@ def bar() -> Progress:
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate under a progress bar, saying once what is done."""
     if total is None:
-        items = list(items)
-        total = len(items)
+        items = items if isinstance(items, Sized) else list(items)
+        total = len(items)  # type: ignore[arg-type]  # mypy forgets that it is iterable, too
     say(f"{label}: {total}")
     with bar() as progress:
         task = progress.add_task(label, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def count(items: Iterable[T], label: str) -> Iterator[T]:
+    """Iterate under a progress bar where nobody knows how many there are."""
+    with bar() as progress:
+        task = progress.add_task(label, total=None)
         for item in items:
             yield item
             progress.advance(task)

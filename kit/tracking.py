@@ -6,11 +6,12 @@ the run folder as plain text, with or without MLflow.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _LONGEST_VALUE, _LARGEST_BATCH = 500, 100  # MLflow's own bounds
 _PARENT = "mlflow.parentRunId"
+_TABLES = "mlflow.loggedArtifacts"  # tells the user interface which files are tables
 
 
 class Tracker:
@@ -218,6 +220,14 @@ class _GuardedLogger(MLFlowLogger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The tracker wrote them already."""
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table in the place of the one of this name."""
+        if self._tracker.on:
+            with self._tracker.guarded():
+                file, content = f"{name}.json", {"columns": list(columns), "data": [list(row) for row in rows]}
+                self.experiment.log_text(self.run_id, json.dumps(content, ensure_ascii=False), file)
+                self.experiment.set_tag(self.run_id, _TABLES, json.dumps([{"path": file, "type": "table"}]))
 
     def finalize(self, status: str = "success") -> None:
         """The tracker ends the run."""

@@ -221,13 +221,15 @@ class Stage(L.LightningModule):
 
         With several views all utterances stand one view behind the other: deformed once, masked differently.
         """
-        encoder = self.recognizer.encoder
-        features, lengths = encoder.normalize(batch.features), batch.lengths.repeat(views)
-        if self.augment:
-            features = self.augment.mask(self.augment.deform(features).repeat(views, 1, 1), lengths)
-        else:
-            features = features.repeat(views, 1, 1)
-        return encoder(features, lengths, self.draw_chunk(batch), normalized=True, middle=middle)
+        features, lengths = self.augmented(batch, views)
+        return self.recognizer.encoder(features, lengths, self.draw_chunk(batch), normalized=True, middle=middle)
+
+    def augmented(self, batch: SpeechBatch, views: int = 1) -> tuple[Tensor, Tensor]:
+        """Normalized features of `views` times a batch, augmented where the stage does so, and their lengths."""
+        features, lengths = self.recognizer.encoder.normalize(batch.features), batch.lengths.repeat(views)
+        if not self.augment:
+            return features.repeat(views, 1, 1), lengths
+        return self.augment.mask(self.augment.deform(features).repeat(views, 1, 1), lengths), lengths
 
     def draw_chunk(self, batch: SpeechBatch) -> Chunk:
         """The chunk of this step: drawn where `stage.chunks` is "dynamic", else fixed, or the whole utterance."""

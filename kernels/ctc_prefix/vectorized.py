@@ -9,7 +9,11 @@ are computed in double, where dividing by such products costs nothing that singl
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.ctc_prefix.reference import FAINT, FLOOR, NOTHING
@@ -17,6 +21,7 @@ from kernels.ctc_prefix.reference import FAINT, FLOOR, NOTHING
 __all__ = ["extend", "forward_chunk", "psi", "spot"]
 
 _LEAST = -60.0  # a summand this far below the largest is lost in double, too; the exponential of less is slow
+_Array = NDArray[Any]
 _TINY = 1e-280  # below this a sum of products may have lost terms to underflow
 
 
@@ -98,35 +103,63 @@ def spot(
     """As `reference.spot`."""
     if not strings.numel() or not (frames := int(count.max())):
         return log_probs.new_full(sizes.shape, FAINT), sizes.new_zeros(sizes.shape)
-    longest = strings.shape[1]
-    symbols = strings.new_full((2 * longest - 1, len(strings)), blank, dtype=torch.long)
-    beyond = torch.arange(longest, device=strings.device)[:, None] >= sizes
-    symbols[::2] = strings.T.masked_fill(beyond, blank)
-    skips = log_probs.new_zeros(symbols.shape, dtype=torch.double)
-    skips[2::2] = symbols[2::2] != symbols[:-2:2]
-    emitted = _emitted(log_probs, first, count, frames, symbols)
-    # The state in front of the first symbol is always entered, and two in front of it there is nothing.
-    states = skips.new_zeros(frames + 1, 2 * longest + 1, len(strings))
+    scores, begins, counts, symbols, lengths = (x.detach().numpy() for x in (log_probs, first, count, strings, sizes))
+    states = _spotted(
+        _emitted(scores, begins, counts, symbols, lengths, frames, blank), _skips(symbols, lengths, blank)
+    )
+    names = np.arange(len(symbols))
+    ends = states[1:, 2 * lengths, names]
+    end = ends.argmax(0)
+    with np.errstate(divide="ignore"):
+        score = np.log(ends[end, names])
+    heard = (lengths > 0) & (score > FAINT)
+    found = torch.from_numpy(np.where(heard, score, FAINT)).to(log_probs.dtype)
+    return found, torch.from_numpy(np.where(heard, begins + end + 1, 0)).to(first.dtype)
+
+
+def _spotted(emitted: _Array, skips: _Array) -> _Array:
+    """The states (frames + 1, 2 S + 1, N) before and after every frame, by NumPy: a step costs half of torch's.
+
+    The state in front of the first symbol is always entered, and two in front of it there is nothing.
+    """
+    frames, width, count = emitted.shape
+    states = np.zeros((frames + 1, width + 2, count))
     states[:, 1] = 1.0
-    two, one, here = (states[:, start : start + 2 * longest - 1].unbind(0) for start in range(3))
-    entered = torch.empty_like(skips)
-    for t, symbol in enumerate(emitted.unbind(0)):
-        torch.addcmul(one[t], two[t], skips, out=entered)
-        torch.mul(entered.add_(here[t]), symbol, out=here[t + 1])
-    ends = (2 * sizes.long()).expand(frames, 1, -1)
-    best, end = states[1:].gather(1, ends)[:, 0].max(0)
-    score = best.log().masked_fill(sizes == 0, FAINT)
-    heard = score > FAINT
-    return torch.where(heard, score, FAINT).to(log_probs.dtype), torch.where(heard, first + end.to(first.dtype) + 1, 0)
+    entered = np.empty_like(skips)
+    for before, after, symbol in zip(states[:-1], states[1:], emitted, strict=True):
+        np.multiply(before[:-2], skips, entered)
+        np.add(entered, before[1:-1], entered)
+        np.add(entered, before[2:], entered)
+        np.multiply(entered, symbol, after[2:])
+    return states
 
 
-def _emitted(log_probs: Tensor, first: Tensor, count: Tensor, frames: int, symbols: Tensor) -> Tensor:
-    """(frames, states, N): probabilities of the states' symbols (states, N) in each string's frames; 0 behind them."""
-    probabilities = torch.cat([log_probs.double().clamp_max(0.0).exp(), log_probs.new_zeros(1, log_probs.shape[1])])
-    place = torch.arange(frames, device=first.device)[:, None]
-    rows = torch.where(place < count, first + place, len(log_probs)).long() * log_probs.shape[1]
-    places = rows[:, None] + symbols
-    return probabilities.flatten().index_select(0, places.flatten()).view(places.shape)
+def _skips(strings: _Array, sizes: _Array, blank: int) -> _Array:
+    """(2 S - 1, N): 1 where a state may be entered from the one two before."""
+    symbols = _without_rest(strings, sizes, blank)
+    skips = np.zeros((2 * len(symbols) - 1, len(sizes)))
+    skips[2::2] = symbols[1:] != symbols[:-1]
+    return skips
+
+
+def _emitted(
+    scores: _Array, first: _Array, count: _Array, strings: _Array, sizes: _Array, frames: int, blank: int
+) -> _Array:
+    """(frames, 2 S - 1, N): probabilities of the states' symbols in each string's frames; 0 behind them."""
+    symbols = _without_rest(strings, sizes, blank)
+    place = np.arange(frames)[:, None]
+    inside = place < np.minimum(count, len(scores) - first)
+    rows = np.where(inside, first + place, 0)  # (frames, N)
+    emitted = np.empty((frames, 2 * len(symbols) - 1, len(sizes)))
+    emitted[:, ::2] = np.exp(np.minimum(scores[rows[:, None], symbols], 0.0), dtype=np.float64)
+    emitted[:, 1::2] = np.exp(np.minimum(scores[rows, blank], 0.0), dtype=np.float64)[:, None]
+    emitted *= inside[:, None]
+    return emitted
+
+
+def _without_rest(strings: _Array, sizes: _Array, blank: int) -> _Array:
+    """(S, N): the symbols, blanks behind them."""
+    return np.where(np.arange(strings.shape[1])[:, None] < sizes, strings.T, blank)
 
 
 def _states(strings: Tensor, sizes: Tensor, like: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -25,30 +25,41 @@ class AudioError(KitError):
     """A recording that cannot be used."""
 
 
-def read_audio(path: str | Path, sample_rate: int = 16000, max_seconds: float = 7200.0) -> torch.Tensor:
-    """Read a recording (wav, flac, mp3, ogg) block by block.
+def read_audio(
+    path: str | Path,
+    sample_rate: int = 16000,
+    max_seconds: float = 7200.0,
+    start: float = 0.0,
+    seconds: float | None = None,
+    file: BinaryIO | None = None,
+) -> torch.Tensor:
+    """Read a recording (wav, flac, mp3, ogg), or a part of it, block by block.
 
     Args:
         path: the file; its channels are averaged.
         sample_rate: of the result in Hz; other rates are resampled with a polyphase filter.
         max_seconds: the longest recording to accept; a longer one is refused before it is read.
+        start: second of the recording to begin at; what lies before is not decoded where the format allows it.
+        seconds: how much to read; None for all.
+        file: the recording, open, where `path` only says what to call it: a member of an archive.
 
     Returns:
         (N,) float32 in [-1, 1].
 
     Raises:
-        AudioError: the file is missing, unreadable, no audio, without samples, longer than `max_seconds`, or has
-            samples that are not numbers or not scaled to [-1, 1].
+        AudioError: the file is missing, unreadable, no audio, without samples, longer than `max_seconds`, ends before
+            `start`, or has samples that are not numbers or not scaled to [-1, 1].
     """
     import soundfile
 
     path = Path(path)
-    _check_file(path)
+    if file is None:
+        _check_file(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            _check_header(path, file, max_seconds)
-            mono = _mono_blocks(path, file, max_seconds)
-            pieces = [torch.from_numpy(piece) for piece in _resampled(mono, file.samplerate, sample_rate)]
+        with soundfile.SoundFile(file or str(path)) as sound:
+            frames = _check_header(path, sound, max_seconds, start, seconds)
+            mono = _mono_blocks(path, sound, max_seconds, frames)
+            pieces = [torch.from_numpy(piece) for piece in _resampled(mono, sound.samplerate, sample_rate)]
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         mend = "give a whole wav, flac, mp3 or ogg file, or convert it first, for example with ffmpeg"
@@ -76,10 +87,18 @@ def _check_file(path: Path) -> None:
         _refuse(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}", "check its permissions")
 
 
-def _check_header(path: Path, file: SoundFile, max_seconds: float) -> None:
+def _check_header(path: Path, file: SoundFile, max_seconds: float, start: float, seconds: float | None) -> int:
+    """Go to the second `start`; how many frames are wanted from there, -1 for all."""
     if file.samplerate > _HIGHEST_RATE:
         _refuse(path, f"has a sample rate of {file.samplerate} Hz", f"convert it to at most {_HIGHEST_RATE} Hz")
-    _check_length(path, file.frames / file.samplerate, max_seconds)
+    whole = file.frames / file.samplerate
+    _check_length(path, whole if seconds is None else min(seconds, whole), max_seconds)
+    first = round(start * file.samplerate)
+    if first:
+        if first >= file.frames:
+            _refuse(path, f"ends after {whole:.2f} s, before second {start:g}", "check the times in its transcripts")
+        file.seek(first)
+    return -1 if seconds is None else round(seconds * file.samplerate)
 
 
 def _check_length(path: Path, seconds: float, limit: float) -> None:
@@ -87,10 +106,10 @@ def _check_length(path: Path, seconds: float, limit: float) -> None:
         _refuse(path, f"is longer than the limit of {limit:g} s", "cut it into shorter files")
 
 
-def _mono_blocks(path: Path, file: SoundFile, max_seconds: float) -> Iterator[np.ndarray]:
+def _mono_blocks(path: Path, file: SoundFile, max_seconds: float, frames: int = -1) -> Iterator[np.ndarray]:
     """(n,) float32 blocks of the mean over channels; what the header promised is checked against what comes."""
     seen = 0
-    for block in file.blocks(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True):
+    for block in file.blocks(max(1, _BLOCK // file.channels), frames=frames, dtype="float32", always_2d=True):
         seen += len(block)
         _check_length(path, seen / file.samplerate, max_seconds)
         _check_samples(path, block)

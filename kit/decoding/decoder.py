@@ -16,6 +16,8 @@ from kit.model.recognizer import Recognizer
 
 _ROUND = 64  # cache lengths are multiples of this
 
+Chooser = Callable[[Tensor], tuple[Tensor, Tensor]]  # (N, V) logits to log-probability and number of a token each
+
 
 class TextCache:
     """Keys and values of N texts, a row each. A text is cut back by lowering its length: nothing is moved.
@@ -142,6 +144,12 @@ class TextCache:
         return fork
 
 
+def most_probable(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and number (N,) of the best token by (N, V) logits."""
+    best, token = logits.float().log_softmax(-1).max(-1)
+    return best, token
+
+
 class GraphedStep:
     """The next token of every row from static buffers, on a GPU by replaying a CUDA graph.
 
@@ -150,15 +158,16 @@ class GraphedStep:
 
     Args:
         capture: False runs the same code without a graph.
+        choose: which token is next; what it reads beside the logits must keep its address, for the graph.
     """
 
-    def __init__(self, llm: Any, cache: TextCache, capture: bool) -> None:
-        self.llm, self.cache, self.capture = llm, cache, capture
+    def __init__(self, llm: Any, cache: TextCache, capture: bool, choose: Chooser = most_probable) -> None:
+        self.llm, self.cache, self.capture, self.choose = llm, cache, capture, choose
         self._replays: dict[int, Callable[[], None]] = {}
         self._address = -1
 
     def __call__(self, tokens: dict[int, int]) -> tuple[list[float], list[int]]:
-        """Append a token to some rows (row -> token); gives log-probability and number of the best next ones."""
+        """Append a token to some rows (row -> token); gives log-probability and number of the next ones."""
         cache = self.cache
         cache.enlarge(len(cache.lengths), max(cache.lengths) + 1)
         if cache.keys[0].data_ptr() != self._address:
@@ -186,7 +195,7 @@ class GraphedStep:
     def _step(self, seen: int) -> None:
         inputs = self.llm.get_input_embeddings()(self._numbers)
         hidden = self.cache.read_all(self.llm, inputs, self._place, seen)[:, 0]
-        best, token = self.llm.lm_head(hidden).float().log_softmax(-1).max(-1)
+        best, token = self.choose(self.llm.lm_head(hidden))
         self._best.copy_(best)
         self._token.copy_(token)
 
@@ -356,7 +365,7 @@ class Decoder:
 
     def _best(self, hidden: Tensor) -> tuple[list[float], list[int]]:
         """Log-probability and number of the best token behind each of (n, E) hidden states."""
-        best, token = self.llm.lm_head(hidden).float().log_softmax(-1).max(-1)
+        best, token = most_probable(self.llm.lm_head(hidden))
         return best.tolist(), token.tolist()
 
     def _accept(self, found: Continuation, draft: Sequence[int], best: list[float], token: list[int]) -> int:

@@ -30,7 +30,7 @@ from kit.text.scoring import foreign, units
 
 NO_ANSWER = "no answer"
 EMPTY = "reference is empty"
-LEFT_OUT = "left out of the part, nothing to pronounce"
+LEFT_OUT = "left out of the part, not scored"
 SCRIPT = "reference in another script"
 NAMED = 20  # ids of a fault that are told
 

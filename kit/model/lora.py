@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,6 +44,19 @@ def adapt(llm: nn.Module, options: Any) -> list[str]:
 def is_adapter(name: str) -> bool:
     """Whether a parameter of this name belongs to an adapter."""
     return ".lora_A." in name or ".lora_B." in name
+
+
+@contextmanager
+def without_adapters(llm: nn.Module) -> Iterator[None]:
+    """Within the block the LLM computes what it did before it was adapted; no gradient may be taken there."""
+    adapted: list[Any] = [module for module in llm.modules() if hasattr(module, "lora_A")]
+    for module in adapted:
+        module.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module.enable_adapters(True)
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:

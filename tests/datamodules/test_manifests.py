@@ -74,6 +74,7 @@ def test_no_dev_part_means_no_validation(folder):
     [
         ("{broken", "line 2 is not"),
         ('{"audio": "u00.wav"}', "line 2 is not .*'text'"),
+        ('{"audio": "u00.wav", "text": null}', "line 2 is not .*must be texts"),
         ('{"audio": "nowhere.wav", "text": "a"}', "nowhere.wav .* cannot be read"),
         ('{"audio": "utterances.jsonl", "text": "a"}', "utterances.jsonl .* cannot be read"),
     ],
@@ -96,8 +97,10 @@ def test_wrong_use_is_one_sentence(folder):
 def test_text_that_cannot_be_pronounced_is_left_out_and_counted(folder, capsys):
     with (folder / "utterances.jsonl").open("a") as file:
         file.write('\n{"id": "odd", "audio": "u00.wav", "text": "!!"}')
-    assert "odd" not in names(manifest(folder, "data.test_share=0"), "train")
+    data = manifest(folder, "data.test_share=0")
+    assert "odd" not in names(data, "train")
     assert "left out 1 of 21" in capsys.readouterr().err
+    assert data.left_out == {"train": ["odd"]}, "for reports"
 
 
 def annotate(folder, entities):
@@ -125,3 +128,87 @@ def test_rare_words_where_nobody_annotated_names(folder):
     rows = [{"audio": "u00.wav", "id": f"v{index}", "text": text} for index, text in enumerate(texts)]
     (folder / "utterances.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     assert manifest(folder, "data.test_share=0").keywords(["train"]) == ["radio"]
+
+
+def rewrite(folder, *rows):
+    (folder / "utterances.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+
+
+def test_utterances_inside_a_recording(folder):
+    said = {"audio": "u00.wav", "text": "hello", "language": "en"}
+    rewrite(
+        folder,
+        {**said, "id": "a", "start": 0.1, "duration": 0.2},
+        {**said, "id": "b", "start": 0.3},
+        {**said, "id": "c"},
+    )
+    data = manifest(folder, "data.test_share=0")
+    times = {cut.id: (cut.start, round(cut.duration, 3)) for cut in data.cuts("train")}
+    assert times == {"a": (0.1, 0.2), "b": (0.3, 0.2), "c": (0.0, 0.5)}
+    assert {name: len(data.audio("train")[name]) for name in "abc"} == {"a": 3200, "b": 3200, "c": 8000}
+    np.testing.assert_array_equal(data.audio("train")["a"], data.audio("train")["c"][1600:4800])
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start": -1}, "x is said to be from second -1 to 0.5 of a recording of 0.50 s"),
+        ({"start": 0.2, "duration": 2}, "x is said to be from second 0.2 to 2.2 of a recording of 0.50 s"),
+        ({"duration": 0}, "x is said to be from second 0 to 0 of"),
+        ({"start": 0.5}, "x is said to be from second 0.5 to 0.5"),
+        ({"start": "0.1"}, "start and duration of x are no numbers"),
+        ({"duration": True}, "start and duration of x are no numbers"),
+    ],
+)
+def test_times_that_cannot_be(folder, times, message):
+    rewrite(folder, {"audio": "u00.wav", "text": "hello", "id": "x", **times})
+    with pytest.raises(KitError, match=message):
+        manifest(folder, "data.test_share=0").cuts("train")
+
+
+def test_two_of_one_id_are_named(folder):
+    rewrite(folder, *({"audio": "u00.wav", "text": text} for text in ("hello", "radio")))
+    with pytest.raises(KitError, match="utterances.jsonl: an id comes twice, such as u00; give each utterance an id"):
+        manifest(folder).cuts("train")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "cuts.jsonl.gz"])
+def test_a_large_manifest_is_read_once_and_the_same(folder, monkeypatch, capsys, kind):
+    import gzip
+
+    small = manifest(folder, "data.test_share=0.2")
+    assert len(small.cuts("train")) == 16 and len(small.cuts("test")) == 4
+    whole = (folder / "utterances.jsonl").read_text("utf-8") + '\n{"id": "odd", "audio": "u00.wav", "text": "!!"}'
+    path = folder / ("cuts_all.jsonl.gz" if kind.startswith("cuts") else f"large.{kind}")
+    if kind.startswith("cuts"):
+        CutSet.from_cuts([*small.cuts("train"), *small.cuts("test")]).to_file(path)
+    else:
+        path.write_bytes(gzip.compress(whole.encode()) if kind.endswith("gz") else whole.encode())
+    monkeypatch.setattr("datamodules.manifests.LARGE", 1)
+    for module in ("datamodules.base", "datamodules.rows", "datamodules.sampling"):
+        monkeypatch.setattr(f"{module}.EAGER", 3)
+    for _ in range(2):
+        large = manifest(folder, "data.test_share=0.2", f"data.train={path}")
+        for split in ("train", "test"):
+            ours, theirs = ({cut.id: cut for cut in data.cuts(split)} for data in (small, large))
+            assert ours.keys() == theirs.keys()
+            for name, cut in ours.items():
+                other = theirs[name]
+                assert (other.duration, other.supervisions[0].text) == (cut.duration, cut.supervisions[0].text)
+                assert other.supervisions[0].language == cut.supervisions[0].language
+        assert large.cuts("train").is_lazy
+        assert ("left out 1 of 21" in capsys.readouterr().err) == (not kind.startswith("cuts"))
+    assert len(next(iter(large.train_dataloader())))
+    assert len(list((folder / "cache" / "manifests").iterdir())) == 1
+
+
+def test_a_part_that_was_prepared_may_be_named(folder):
+    from trees import TREES
+
+    from datamodules.corpora.prepare import prepare
+    from datamodules.corpora.registry import CORPORA
+
+    TREES["m4singer"](folder / "root")
+    prepare(CORPORA["m4singer"], folder / "root", [], folder / "out")
+    data = manifest(folder, f"data.train={folder / 'out' / 'test'}", "data.test_share=0")
+    assert names(data, "train") == {"Alto-1#美错#0000", "Alto-1#美错#0001"}

@@ -12,6 +12,7 @@ import toys
 
 import kit.bench
 import kit.config
+import kit.data
 import kit.hotwords
 import kit.study
 from kit import cli
@@ -63,6 +64,8 @@ def test_examples_compose(tmp_path, monkeypatch):
             (alone[0] if alone else kit.bench).options(overrides)
         elif command == "hotwords":
             kit.hotwords.options(files[0], overrides)
+        elif command == "data":
+            kit.config.compose(kit.data.options(files[0], overrides)[1])
         elif command == "study":
             kit.config.compose(kit.study.options(overrides)[1])
         else:

@@ -17,6 +17,7 @@ from small import small_config
         (["stage=ia_sft", "stage.lora.rank=2"], False),
         (["stage=sft"], False),
         (["stage=sft", "stage.loss.ctc=0"], True),
+        (["stage=rl", "stage.group=2", "stage.max_tokens=4"], False),
     ],
 )
 def test_a_stage_says_whether_a_step_may_skip_parameters(corpus, overrides, skips):

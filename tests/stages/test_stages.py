@@ -15,7 +15,7 @@ from kit.plan import needed
 from stages.base import cosine, freeze_except
 from stages.language_model import PseudoSpeech
 
-STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft", "context_sft", "phoneme_head"]
+STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft", "context_sft", "rl", "phoneme_head"]
 MOVES = {
     "language_model": {"llm"},
     "pretrain": {"encoder", "phoneme_head"},
@@ -23,6 +23,7 @@ MOVES = {
     "ia_sft": {"adaptor", "llm"},
     "sft": set(PARTS),
     "context_sft": set(PARTS),
+    "rl": set(PARTS),
     "phoneme_head": {"phoneme_head"},
 }
 

@@ -1,0 +1,1 @@
+"""The field's public corpora, read from the folders that their users downloaded."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollout, rewards and the objective of the stage `rl`."""
