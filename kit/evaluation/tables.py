@@ -29,7 +29,9 @@ def show(report: dict[str, Any]) -> None:
     for part, by_way in report["parts"].items():
         if {"PER", "MER"} & set(next(iter(by_way.values()))["all"]):
             console.print(_table(part, by_way, _conditions(report)))
-            console.print(_shares_table(by_way))
+            shares = _shares_table(by_way)
+            if shares.row_count:
+                console.print(shares)
         else:
             console.print(_silence_table(part, by_way))
     for line in told_faults(report["faults"]):
