@@ -77,6 +77,7 @@ def test_rewards_rise(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "plugins", plugins)
     alone = [f"stage.rewards.{name}.weight=0" for name in ("accuracy", "hallucination", "context")]
     alone += ["+stage.rewards.han={_target_: plugins.Han, weight: 1.0}", "stage.loss.ctc=0"]
+    alone += ["stage.augment=null", "stage.kl=0.04"]
     rates = ["stage.group=8", "stage.optimizer.lr=3e-2", "stage.optimizer.scale.llm=1.0", "trainer.max_steps=20"]
     stage, data = make_stage("rl", corpus, None, *SMALL, *alone, *rates)
     optimizer = stage.configure_optimizers()["optimizer"]
@@ -86,7 +87,7 @@ def test_rewards_rise(corpus, monkeypatch):
         stage.training_step(batch, step).backward()
         optimizer.step()
         rewards.append(stage.told["reward"])
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
     assert stage.told["kl"] > 0
 
 
