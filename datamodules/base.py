@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MixedCut
 from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 from omegaconf import DictConfig
 from torch.nn.utils.rnn import pad_sequence
@@ -48,7 +45,8 @@ from datamodules.features import (
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
 from datamodules.rows import EAGER
-from datamodules.sampling import FavorLong
+from datamodules.sampling import Endless, FavorLong, OwnIds, some
+from datamodules.sources import read_samples
 from datamodules.truncation import truncated
 from kit.distributed import place
 from kit.errors import KitError, UsageError
@@ -140,28 +138,6 @@ class SpeechDataset(Dataset):
         index = torch.searchsorted(starts, middles, right=True) - 1
         inside = (index >= 0) & (middles < ends[index.clamp_min(0)])
         return torch.where(inside, phonemes[index.clamp_min(0)], 0)
-
-
-class Endless:
-    """Goes through a Lhotse sampler epoch after epoch, from a given position, telling where it is.
-
-    A checkpoint keeps the position of the last batch *trained on*, which a loader's read-ahead cannot blur.
-    """
-
-    def __init__(self, sampler: DynamicBucketingSampler, start: tuple[int, int]) -> None:
-        self.sampler, self.start = sampler, start
-
-    def __iter__(self) -> Iterator[tuple[tuple[int, int], CutSet]]:
-        epoch, skip = self.start
-        while True:
-            self.sampler.set_epoch(epoch)
-            count = 0
-            for count, cuts in enumerate(self.sampler, 1):
-                if count > skip:
-                    yield (epoch, count), cuts.to_eager()
-            if not count:
-                return
-            epoch, skip = epoch + 1, 0
 
 
 class TextSampler:
@@ -332,6 +308,12 @@ class SpeechData(L.LightningDataModule):
             self._audio[split] = build_audio(self.cuts(split), folder, f"{self.config.data.name}/{split}")
         return self._audio[split]
 
+    def samples(self, cut: Cut) -> torch.Tensor:
+        """(N,) samples of any cut of this data at 16 kHz, as its features were made of them."""
+        if isinstance(cut, MixedCut):  # with noise, whose tracks hold their samples already
+            return torch.from_numpy(cut.load_audio()[0])
+        return read_samples(cut)
+
     def speech(self) -> CutSet:
         """Utterances to make babble of: some of training's, or the test part's where there are none for training."""
         try:
@@ -404,7 +386,7 @@ class SpeechData(L.LightningDataModule):
                 rank=rank,
                 world_size=processes,
             )
-        return sampler.map(_OwnIds(cuts)) if processes > 1 else sampler
+        return sampler.map(OwnIds(cuts)) if processes > 1 else sampler
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The dev part, longest first; nothing where a corpus has none."""
@@ -461,28 +443,6 @@ def own_share(batches: list[Any]) -> list[Any]:
     """
     rank, processes = place()
     return batches[rank::processes] if len(batches) >= processes else batches
-
-
-class _OwnIds:
-    """Undoes the new names that Lhotse gives to cuts when it hands out the last ones of an epoch more than once."""
-
-    def __init__(self, cuts: CutSet) -> None:
-        self.cuts = cuts
-
-    @cached_property
-    def known(self) -> set[str]:
-        """Ids that look as if Lhotse had made them."""
-        return {cut.id for cut in self.cuts if "_dup" in cut.id}
-
-    def __call__(self, cuts: CutSet) -> CutSet:
-        if not any("_dup" in cut.id for cut in cuts):
-            return cuts
-        return cuts.modify_ids(lambda name: name if name in self.known else name.rsplit("_dup", 1)[0])
-
-
-def some(cuts: CutSet, count: int) -> CutSet:
-    """At most so many of the cuts, chosen by a hash of their ids: the same ones whatever their order."""
-    return CutSet.from_cuts(heapq.nsmallest(count, cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest()))
 
 
 @contextmanager

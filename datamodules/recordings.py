@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import AudioSource, MonoCut, Recording
+import torch
+from lhotse import MonoCut, Recording
 from lhotse.utils import fastcopy
 
 from datamodules.features import RATE, AudioStore, decode_files, digest_files
+from datamodules.sources import OwnSource
 from kit.errors import UsageError
 
 # What libsndfile reads; other files in a folder of recordings are lists, licenses and the like.
@@ -19,7 +21,7 @@ _SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", "
 
 
 @dataclass(repr=False)
-class StoredAudio(AudioSource):
+class StoredAudio(OwnSource):
     """An audio source of Lhotse whose samples are at hand already: (N,) int16 at 16 kHz, such as a part of a store."""
 
     samples: Any = None
@@ -31,6 +33,10 @@ class StoredAudio(AudioSource):
         start = round(offset * RATE)
         end = len(self.samples) if duration is None else start + round(duration * RATE)
         return self.samples[None, start:end].astype(np.float32) / 32768
+
+    def read(self, start: float = 0.0, seconds: float | None = None) -> torch.Tensor:
+        """As `OwnSource.read`."""
+        return torch.from_numpy(self.load_audio(start, seconds)[0])
 
 
 def recording_of(name: str, samples: np.ndarray) -> Recording:

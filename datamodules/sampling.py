@@ -1,13 +1,19 @@
-"""Epochs in which some utterances come up more often than others, of corpora that need not fit into memory."""
+"""Which utterances come up when: epochs without end, some more often than others, of corpora that need not fit into
+memory.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler
 from torch import Tensor
 
 from datamodules.rows import EAGER, Picked, archives, durations
@@ -121,3 +127,48 @@ def near(rows: Tensor, archives: Tensor, generator: torch.Generator) -> Tensor:
     """The rows (N,) in an order in which only AT_ONCE of the archives (N,) are needed at a time; which, is random."""
     place = torch.randperm(int(archives.max()) + 1, generator=generator)
     return rows[(place[archives] // AT_ONCE).argsort(stable=True)]
+
+
+class Endless:
+    """Goes through a Lhotse sampler epoch after epoch, from a given position, telling where it is.
+
+    A checkpoint keeps the position of the last batch *trained on*, which a loader's read-ahead cannot blur.
+    """
+
+    def __init__(self, sampler: DynamicBucketingSampler, start: tuple[int, int]) -> None:
+        self.sampler, self.start = sampler, start
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, int], CutSet]]:
+        epoch, skip = self.start
+        while True:
+            self.sampler.set_epoch(epoch)
+            count = 0
+            for count, cuts in enumerate(self.sampler, 1):
+                if count > skip:
+                    yield (epoch, count), cuts.to_eager()
+            if not count:
+                return
+            epoch, skip = epoch + 1, 0
+
+
+class OwnIds:
+    """Undoes the new names that Lhotse gives to cuts when it hands out the last ones of an epoch more than once."""
+
+    def __init__(self, cuts: CutSet) -> None:
+        self.cuts = cuts
+
+    @cached_property
+    def known(self) -> set[str]:
+        """Ids that look as if Lhotse had made them."""
+        return {cut.id for cut in self.cuts if "_dup" in cut.id}
+
+    def __call__(self, cuts: CutSet) -> CutSet:
+        """The cuts under their own names."""
+        if not any("_dup" in cut.id for cut in cuts):
+            return cuts
+        return cuts.modify_ids(lambda name: name if name in self.known else name.rsplit("_dup", 1)[0])
+
+
+def some(cuts: CutSet, count: int) -> CutSet:
+    """At most so many of the cuts, chosen by a hash of their ids: the same ones whatever their order."""
+    return CutSet.from_cuts(heapq.nsmallest(count, cuts, key=lambda cut: hashlib.sha256(cut.id.encode()).digest()))

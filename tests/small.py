@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,16 @@ def make_stage(name: str, corpus: SmallCorpus, starts: Any = None, *overrides: s
     if isinstance(stage, TranscriptStage):
         stage.learn_keywords(data)
     return stage, data
+
+
+class OneBatch:
+    """A sampler that gives all cuts in one batch."""
+
+    def __init__(self, cuts: Any) -> None:
+        self.cuts = cuts
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.cuts

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import soundfile
+from torch import Tensor
 
 from kit.audio.features import SAMPLE_RATE
-from kit.evaluation.report import samples
 from kit.evaluation.systems import cuts_of
 
 WORST = 8  # utterances of a set
@@ -47,12 +47,12 @@ class Clips:
             return
         for cut in cuts_of(data, part, noise_at):
             if cut.id in wanted:
-                self._take((name, cut.id), cut)
+                self._take((name, cut.id), cut.duration, data.samples(cut))
 
-    def _take(self, key: tuple[str, str], cut: Any) -> None:
+    def _take(self, key: tuple[str, str], seconds: float, samples: Tensor) -> None:
         content = io.BytesIO()
-        if cut.duration <= LONGEST:
-            soundfile.write(content, samples(cut).numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        if seconds <= LONGEST:
+            soundfile.write(content, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         size = len(content.getvalue())
         if not size or self._bytes + size > MOST:
             self.left_out += 1

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig
 
-from kit.audio.features import SAMPLE_RATE
 from kit.audio.loudness import signal_to_noise
 from kit.decoding.engine import Engine
 from kit.decoding.offline import recognize
@@ -99,7 +97,9 @@ class Judge:
         )
 
     def _snr(self, cut: Any) -> float:
-        return float(self.noise_at) if self.noise_at is not None else round(signal_to_noise(samples(cut).numpy()), 1)
+        if self.noise_at is not None:
+            return float(self.noise_at)
+        return round(signal_to_noise(self.data.samples(cut).numpy()), 1)
 
 
 def normalization(config: DictConfig) -> Normalization:
@@ -111,11 +111,6 @@ def normalization(config: DictConfig) -> Normalization:
     base: Any = Normalization  # an abstract class is no type[T] to the type checker
     (found,) = build_named({config.normalization.name: config.normalization}, base, "normalization")
     return found
-
-
-def samples(cut: Any) -> torch.Tensor:
-    """(n,) samples of a cut at 16 kHz, channels mixed."""
-    return torch.from_numpy(cut.resample(SAMPLE_RATE).load_audio()).mean(0)
 
 
 class Measurement:

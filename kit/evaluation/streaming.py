@@ -135,10 +135,9 @@ def listen_to_part(
     session.callbacks.append(hinted)
     for batch in data.part_dataloader(part, noise_at):
         for row, cut in enumerate(batch.cuts):
-            samples = torch.from_numpy(cut.resample(SAMPLE_RATE).load_audio()).mean(0)
             wanted = batch.phonemes[row, : batch.phoneme_lengths[row]].tolist()
             hinted.words = names.hints(cut, batch.texts[row])
-            yield cut, batch.texts[row], wanted, listen(session, samples)
+            yield cut, batch.texts[row], wanted, listen(session, data.samples(cut))
     yield engine
 
 

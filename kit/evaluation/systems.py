@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from kit.audio.features import SAMPLE_RATE
 from kit.errors import KitError, UsageError
-from kit.evaluation.report import Answer, Judge, Measurement, parts, samples
+from kit.evaluation.report import Answer, Judge, Measurement, parts
 from kit.evaluation.scored import Scored, check_ids
 from kit.evaluation.tables import show
 from kit.files import write_text
@@ -151,7 +151,7 @@ def _asked(command: str, cuts: Sequence[Any], part: str, judge: Judge) -> tuple[
     with TemporaryDirectory(prefix="kit-system-") as folder:
         files = {cut.id: Path(folder) / f"{place:06}.wav" for place, cut in enumerate(cuts)}
         for cut in track(cuts, f"writing {part} for the system", len(cuts)):
-            soundfile.write(files[cut.id], samples(cut).numpy(), SAMPLE_RATE, subtype="PCM_16")
+            soundfile.write(files[cut.id], judge.data.samples(cut).numpy(), SAMPLE_RATE, subtype="PCM_16")
         told = ask(command, list(files), _listing(files, Path(folder) / "list.tsv"))
     return [_scored(judge, cut, told) for cut in cuts], told
 

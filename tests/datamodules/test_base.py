@@ -7,8 +7,9 @@ from lhotse import CutSet
 from lhotse.dataset import DynamicCutSampler
 from small import small_config
 
-from datamodules.base import FRAME_MIDDLE, FRAME_SECONDS, Endless, TextSampler
+from datamodules.base import FRAME_MIDDLE, FRAME_SECONDS, TextSampler
 from datamodules.features import FeatureStore, build
+from datamodules.sampling import Endless
 from kit.audio.features import LogMel
 from kit.audio.reading import read_audio
 from kit.errors import KitError

@@ -212,3 +212,17 @@ def test_a_part_that_was_prepared_may_be_named(folder):
     prepare(CORPORA["m4singer"], folder / "root", [], folder / "out")
     data = manifest(folder, f"data.train={folder / 'out' / 'test'}", "data.test_share=0")
     assert names(data, "train") == {"Alto-1#美错#0000", "Alto-1#美错#0001"}
+
+
+def test_what_a_manifest_calls_a_command_is_not_run(folder, tmp_path):
+    """Lhotse would: audio is read from files alone."""
+    source = {"type": "command", "channels": [0], "source": f"touch {tmp_path / 'ran'}"}
+    about = {"sampling_rate": 16000, "num_samples": 16000, "duration": 1.0, "channel_ids": [0]}
+    said = {"id": "s", "recording_id": "c", "start": 0, "duration": 1.0, "text": "打开天窗", "language": "zh"}
+    cut = {"id": "c", "start": 0, "duration": 1.0, "channel": 0, "supervisions": [said], "type": "MonoCut"}
+    path = folder / "cuts.jsonl"
+    path.write_text(json.dumps({**cut, "recording": {"id": "c", "sources": [source], **about}}), "utf-8")
+    data = manifest(folder, f"data.test={path}")
+    with pytest.raises(KitError, match="does not exist"):
+        data.samples(data.cuts("test")[0])
+    assert not (tmp_path / "ran").exists()

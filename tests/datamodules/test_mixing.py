@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from small import small_config
+from small import OneBatch, small_config
 from trees import TREES, sound, write
 
 from datamodules import base, rows, sampling
@@ -124,21 +124,10 @@ def test_what_comes_up_often_is_not_side_by_side(cache):
     data = mix(cache, "data.members={aishell: 1, librispeech: {weight: 50, train: [train_clean_100]}}")
     drawn = []
     sampler = data.train_dataloader().sampler.sampler
-    sampler.sampler = lambda cuts: drawn.append([cut.id for cut in cuts]) or iter_of(cuts)
+    sampler.sampler = lambda cuts: drawn.append([cut.id for cut in cuts]) or OneBatch(cuts)
     next(iter(sampler))
     repeats = sum(one == other for one, other in zip(drawn[0], drawn[0][1:], strict=False))
     assert repeats < 15, "of 80, where sorted ones would repeat 60 times"
-
-
-class iter_of:
-    def __init__(self, cuts):
-        self.cuts = cuts
-
-    def set_epoch(self, epoch):
-        pass
-
-    def __iter__(self):
-        yield self.cuts
 
 
 def test_parts_of_the_members_are_reported(cache):

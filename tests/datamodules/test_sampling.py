@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 from lhotse import CutSet
-from small import small_config
+from small import OneBatch, small_config
 
 from datamodules.sampling import FavorLong, draw
 
@@ -32,22 +32,9 @@ def test_draws_differ_from_their_expectation_by_less_than_one(power):
     assert (total / 300 - expected).abs().max() < 0.15  # 5 standard deviations of a mean of 300 zeros and ones
 
 
-class Whole:
-    """A sampler of one batch."""
-
-    def __init__(self, cuts):
-        self.cuts = cuts
-
-    def set_epoch(self, epoch):
-        pass
-
-    def __iter__(self):
-        yield self.cuts
-
-
 def test_an_epoch_depends_on_seed_and_number_alone(data):
     def epoch(seed, number):
-        sampler = FavorLong(data.cuts("train"), 1.0, seed, Whole)
+        sampler = FavorLong(data.cuts("train"), 1.0, seed, OneBatch)
         sampler.set_epoch(number)
         return [cut.id for cuts in sampler for cut in cuts]
 
@@ -56,7 +43,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(data):
 
 
 def test_long_utterances_come_up_more_often(data):
-    sampler = FavorLong(data.cuts("train"), 1.0, 1, Whole)
+    sampler = FavorLong(data.cuts("train"), 1.0, 1, OneBatch)
     drawn = []
     for number in range(200):
         sampler.set_epoch(number)

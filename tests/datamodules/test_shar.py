@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
-from small import small_config
+from small import small_config, small_recognizer
 from trees import sound
 
 from datamodules import base, rows, sampling
@@ -22,6 +22,7 @@ from datamodules.manifests import ManifestData
 from datamodules.shar import LIST, export, is_shar
 from datamodules.sources import Shelf, members
 from kit.errors import KitError, UsageError
+from kit.evaluation.report import measure, measure_streams
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +243,24 @@ def test_a_broken_connection_leaves_no_copy(tmp_path):
         Shelf(str(tmp_path / "s")).get(f"http://127.0.0.1:{server.server_port}/a.tar")
     server.shutdown()
     assert not list((tmp_path / "s").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("decoding", "noise"), [("chunked", []), ("streaming", []), ("streaming", ["noise_at=5"])], ids=str
+)
+def test_an_evaluation_hears_archives_as_it_hears_files(made, decoding, noise):
+    """Features, streams and the signal-to-noise ratio."""
+    found = []
+    for test in (made / "all.jsonl", made / "out" / "train"):
+        fast = ["decoding.max_tokens=2", "decoding.beam=1", *noise]
+        config = small_config("data=manifest", f"data.test={test}", f"decoding={decoding}", *fast, cache=made / "cache")
+        data, recognizer = ManifestData(config), small_recognizer()
+        data.use_inventory(recognizer.inventory)
+        streams = decoding == "streaming"
+        report = (
+            measure_streams(config, recognizer, data, silence=False) if streams else measure(config, recognizer, data)
+        )
+        rows = [row for part in report["utterances"].values() for way in part.values() for row in way]
+        found.append([(row["id"], row["told"], row["phonemes"], row["snr"]) for row in rows])
+    assert sorted(found[0]) == sorted(found[1])
+    assert len({row[0] for row in found[0]}) == 20

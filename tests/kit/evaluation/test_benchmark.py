@@ -5,12 +5,14 @@ import re
 import shlex
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jiwer
 import numpy as np
 import pytest
 import soundfile
+import torch
 from omegaconf import OmegaConf
 from small import SIZES, small_recognizer
 
@@ -230,6 +232,16 @@ def test_what_cannot_be_written_or_judged(tmp_path, export):
         run_benchmark(compose(["benchmark=cockpit", f"out={tmp_path / 'out'}"]), head)
 
 
+def test_a_set_is_kept_when_only_retrieval_fails(tmp_path, corpus, monkeypatch):
+    base = [*SIZES, *FAST, f"cache={corpus.cache}", "benchmark=cockpit", "decoding=offline"]
+    work = benchmark.Benchmark(compose(base), "x", small_recognizer(), tmp_path)
+    monkeypatch.setattr(work, "_listed", lambda *_: (_ for _ in ()).throw(KitError("the database is torn")))
+    found = work.run(sets_of("cockpit"))
+    assert [one["name"] for one in found["sets"]] == ["cockpit test", "cockpit unseen names"]
+    assert all(found["parts"][one["name"]] and one["not_run"] is None for one in found["sets"])
+    assert {one["retrieval"] for one in found["sets"]} == {"not run: the database is torn"}
+
+
 def test_what_was_given_is_searched_in(tmp_path, corpus):
     (tmp_path / "names.tsv").write_text("外滩\n")
     base = [*SIZES, "data.hours=0.01", f"cache={corpus.cache}", "benchmark=cockpit"]
@@ -292,22 +304,15 @@ def test_a_chart_keeps_everything_inside():
     assert chart({}, "nothing") == chart({"a": {}}, "nothing") == ""
 
 
-class Cut:
-    def __init__(self, name, seconds):
-        self.id, self.duration = name, seconds
-
-    def resample(self, rate):
-        return self
-
-    def load_audio(self):
-        return np.zeros((1, int(16000 * self.duration)), np.float32)
-
-
 class OneClip:
     """A data module with a short and a long recording."""
 
     def cuts(self, part):
-        return [Cut("short", 1.0), Cut("long", 40.0), Cut("right", 1.0)]
+        clips = {"short": 1.0, "long": 40.0, "right": 1.0}
+        return [SimpleNamespace(id=name, duration=seconds) for name, seconds in clips.items()]
+
+    def samples(self, cut):
+        return torch.zeros(int(16000 * cut.duration))
 
 
 def test_clips_are_bounded(monkeypatch):
