@@ -156,11 +156,20 @@ class Benchmark:
             self._add(one, measure_system(config, data), "", data, config)
             return
         self._add(one, self._measured(config, data), "", data, config)
+        try:
+            about = self._with_names(one, config, data)
+        except KitError as error:  # what was measured without them stands
+            say(f"{one.name}: not run with retrieval: {error}")
+            about = f"not run: {error}"
+        for named in self._parts_of(one, parts(config, data)).values():
+            self._about(named)["retrieval"] = about
+
+    def _with_names(self, one: TestSet, config: DictConfig, data: Any) -> str:
+        """Measure a set with retrieval; returns what was searched in, or why nothing was."""
         with self._listed(one, config, data) as (with_names, about):
             if with_names is not None:
                 self._add(one, self._measured(with_names, data), WITH, data, config)
-        for named in self._parts_of(one, parts(config, data)).values():
-            self._about(named)["retrieval"] = about
+        return about
 
     def _measured(self, config: DictConfig, data: Any) -> dict[str, Any]:
         assert self.recognizer is not None
