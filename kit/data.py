@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from kit.errors import UsageError, nearest
-from kit.options import choose, whole_number
+from kit.errors import UsageError
+from kit.options import choose, sub_command, whole_number
 from kit.progress import say
 
 DEFAULTS: dict[str, dict[str, str]] = {
@@ -30,13 +30,10 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     Raises:
         KitError: no such command or option, or it failed.
     """
-    if not files or files[0] not in COMMANDS:
-        guess = nearest(files[0], COMMANDS) if files else None
-        known = f"did you mean {guess}?" if guess else f"one of {', '.join(COMMANDS)}"
-        raise UsageError(f"data {files[0]}: there is no such command; {known}" if files else f"data: {known}")
+    command = sub_command("data", COMMANDS, files)
     if len(files) > 1:
         raise UsageError(f"data {files[0]} takes no files, got {files[1]}; values are written key=value")
-    return COMMANDS[files[0]](overrides)
+    return command(overrides)
 
 
 def options(command: str, overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from kit.errors import UsageError, nearest
-from kit.options import choose, share, whole_number
+from kit.errors import UsageError
+from kit.options import choose, share, sub_command, whole_number
 from kit.processors import processors
 from kit.progress import say
 from kit.retrieval.build import build
@@ -40,11 +40,7 @@ def main(files: Sequence[str], overrides: Sequence[str]) -> int:
     Raises:
         KitError: no such command or option, or it failed.
     """
-    if not files or files[0] not in COMMANDS:
-        guess = nearest(files[0], COMMANDS) if files else None
-        known = f"did you mean {guess}?" if guess else f"one of {', '.join(COMMANDS)}"
-        raise UsageError(f"hotwords {files[0]}: there is no such command; {known}" if files else f"hotwords: {known}")
-    return COMMANDS[files[0]](files[1:], overrides)
+    return sub_command("hotwords", COMMANDS, files)(files[1:], overrides)
 
 
 def options(command: str, overrides: Sequence[str]) -> dict[str, str]:

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from kit.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+
+def sub_command(name: str, commands: Mapping[str, T], files: Sequence[str]) -> T:
+    """What the first word after a command stands for, such as `build` after `hotwords`.
+
+    Raises:
+        UsageError: `name` has no such command, or none was given.
+    """
+    if files and files[0] in commands:
+        return commands[files[0]]
+    guess = nearest(files[0], commands) if files else None
+    known = f"did you mean {guess}?" if guess else f"one of {', '.join(commands)}"
+    raise UsageError(f"{name} {files[0]}: there is no such command; {known}" if files else f"{name}: {known}")
 
 
 def choose(command: str, defaults: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
