@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from datamodules.base import SpeechData, detect_language
 from datamodules.corpora.prepare import unusable
-from datamodules.rows import ROWS, Rows, as_cuts, cut_of_row, kept_rows, subset
+from datamodules.rows import ROWS, Rows, as_cuts, cut_of_row, durations, kept_rows, subset
 from datamodules.shar import is_shar, open_shar
 from datamodules.sources import Member, Shelf
 from kit.errors import KitError, UsageError
@@ -138,7 +138,7 @@ class ManifestData(SpeechData):
             cuts = self._read(config.train, "train")
             test = 0 if config.test else round(config.test_share * len(cuts))
             dev = test + (0 if config.dev else round(config.dev_share * len(cuts)))
-            self._parts = held_back(cuts, test, dev)
+            self._parts = held_back(cuts, test, dev, config.train_hours)
         return self._parts
 
     def _read(self, name: str, split: str) -> CutSet:
@@ -146,13 +146,17 @@ class ManifestData(SpeechData):
         return cuts
 
 
-def held_back(cuts: CutSet, test: int, dev: int) -> dict[str, CutSet]:
+def held_back(cuts: CutSet, test: int, dev: int, hours: float | None = None) -> dict[str, CutSet]:
     """A corpus cut into parts by a hash of the ids: `test` utterances, then up to `dev`, then train.
 
-    What lies in archives, or stays on disk, keeps its order there: neighbors are read together.
+    Of train so many hours are taken, the same utterances and more of them the more hours it is. What lies in archives,
+    or stays on disk, keeps its order there: neighbors are read together.
     """
     places = sorted(range(len(cuts)), key=[sha256(cut.id.encode()).digest() for cut in cuts].__getitem__)
-    ends = {"test": (0, test), "dev": (test, dev), "train": (dev, len(cuts))}
+    last = len(cuts)
+    if hours is not None:
+        last = dev + int((durations(cuts)[places[dev:]].cumsum(0) <= hours * 3600).sum())
+    ends = {"test": (0, test), "dev": (test, dev), "train": (dev, last)}
     near = cuts.is_lazy or (len(cuts) and isinstance(cuts[0].recording.sources[0], Member))
     order: Callable[[list[int]], list[int]] = sorted if near else list
     return {name: subset(cuts, order(places[start:end])) for name, (start, end) in ends.items()}

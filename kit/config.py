@@ -51,6 +51,7 @@ _OPTIONAL = {
     "stage.context.keywords": str,
     "data.folder": str,
     "data.fetch": list,
+    "data.train_hours": float,
     "stage.context.important": str,
     "stage.clip_high": float,
     "stage.kl": float,

@@ -33,7 +33,8 @@ EXPERIMENT = "studies"
 _LOOK_SECONDS = 1.0
 # What decides the figures of an evaluation, beside the export.
 _DECIDING = ("data", "decoding", "split", "noise_at", "noise_from", "hints_from", "normalization", "model.features")
-_KEYS = {"question", "claim", "fit", "seeds", "overrides", "stages", "arms", "evaluate", "measures", "expect", "shared"}
+_MUST = {"question", "claim", "fit", "seeds", "overrides", "stages", "arms", "evaluate", "measures"}
+_MAY = {"expect", "shared", "curves"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Study:
             the metrics of a run.
         expect: column -> the arm and the one that it should be lower than, [lower, higher].
         shared: stages that are trained with the first seed only.
+        curves: for arms that differ in a quantity: its name -> line -> arm -> the quantity. Drawn instead of dots.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Study:
     measures: dict[str, list[str]]
     expect: dict[str, list[str]] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
+    curves: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -85,9 +88,12 @@ def load(name: str, folders: Sequence[Path] = ()) -> Study:
         hint = f"did you mean {guess}? known: " if guess else "known: "
         raise UsageError(f"unknown study {name}; {hint}{', '.join(sorted(known))}")
     content: Any = OmegaConf.to_container(OmegaConf.load(known[name]))
-    wrong = sorted(set(content) - _KEYS) or sorted(_KEYS - {"expect", "shared"} - set(content))
+    wrong = sorted(set(content) - _MUST - _MAY) or sorted(_MUST - set(content))
     if wrong:
         raise UsageError(f"{known[name]}: {wrong[0]} is missing or no part of a study")
+    drawn = {arm for lines in content.get("curves", {}).values() for line in lines.values() for arm in line}
+    if drawn - set(content["arms"]):
+        raise UsageError(f"{known[name]}: curves name {min(drawn - set(content['arms']))}, which is no arm")
     content["arms"] = {arm: stages or {} for arm, stages in content["arms"].items()}
     return Study(name=name, **content)
 
@@ -310,8 +316,16 @@ def _row(first: str, cells: Sequence[str]) -> str:
 
 
 def draw(path: Path, study: Study, results: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """A panel a measure: a dot a seed, a line at each arm's mean, as SVG."""
+    """The figure of a study as SVG: its curves where it has some, else dots."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure = _curves(study, results) if study.curves else _dots(study, results)
+    FigureCanvasSVG(figure)
+    write_atomic(path, lambda file: figure.savefig(file, format="svg"))
+
+
+def _dots(study: Study, results: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
+    """A panel a measure: a dot a seed, a line at each arm's mean."""
     from matplotlib.figure import Figure
 
     columns, arms = list(study.measures), list(results)
@@ -333,5 +347,39 @@ def draw(path: Path, study: Study, results: Mapping[str, Mapping[str, Sequence[f
         axes.grid(axis="x", color="0.9")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(left=False)
-    FigureCanvasSVG(figure)
-    write_atomic(path, lambda file: figure.savefig(file, format="svg"))
+    return figure
+
+
+def _curves(study: Study, results: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
+    """A row a quantity, a panel a measure in it: a dot a seed, lines through the means, the quantity doubling."""
+    from matplotlib.figure import Figure
+
+    columns = list(study.measures)
+    size = (0.6 + 2.6 * len(columns), 2.6 * len(study.curves))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(study.curves), len(columns), squeeze=False)
+    for row, (quantity, lines) in zip(panels, study.curves.items(), strict=True):
+        for axes, column in zip(row, columns, strict=True):
+            for place, (line, points) in enumerate(lines.items()):
+                _curve(axes, line, f"C{place}", {x: results[arm][column] for arm, x in points.items()})
+            axes.set(xscale="log", xlabel=quantity, title=column, ylim=(0, None))
+            _ticks(axes, sorted({x for points in lines.values() for x in points.values()}))
+        if len(lines) > 1:
+            row[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _curve(axes: Any, name: str, color: str, points: Mapping[float, Sequence[float]]) -> None:
+    places = sorted(points)
+    axes.plot(places, [statistics.fmean(points[x]) for x in places], color=color, linewidth=2, label=name)
+    for x in places:
+        axes.plot([x] * len(points[x]), points[x], "o", color=color, alpha=0.6, markersize=5)
+
+
+def _ticks(axes: Any, places: Sequence[float]) -> None:
+    """Ticks where there are arms, and nowhere else; light lines across."""
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+    axes.minorticks_off()
+    axes.title.set_fontsize("medium")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -44,6 +44,24 @@ def test_parts_are_held_back_by_id(folder):
     assert [names(again, split) for split in ("train", "dev", "test")] == parts
 
 
+def test_less_to_train_on_is_part_of_more(folder):
+    whole = manifest(folder, "data.test_share=0.2")
+    seconds = sum(cut.duration for cut in whole.cuts("train"))
+    before = set()
+    for share in (0.2, 0.5, 0.8, 1.0):
+        data = manifest(folder, "data.test_share=0.2", f"data.train_hours={share * seconds / 3600 + 1e-9}")
+        assert names(data, "test") == names(whole, "test")
+        found = names(data, "train")
+        used = sum(cut.duration for cut in data.cuts("train"))
+        assert before < found and share * seconds - 3 < used <= share * seconds + 1e-3
+        before = found
+    assert before == names(whole, "train")
+    with pytest.raises(KitError, match="train part of data=manifest is empty"):
+        manifest(folder, "data.train_hours=0.0001").cuts("train")
+    with pytest.raises(UsageError, match=r"data\.train_hours"):
+        manifest(folder, "data.train_hours=much")
+
+
 def test_batches_of_any_sampling_rate(folder):
     data = manifest(folder)
     batch = next(iter(data.train_dataloader()))

@@ -122,6 +122,23 @@ def test_wrong_names_and_seeds(tmp_path, capsys):
     (tmp_path / "study/odd.yaml").write_text("question: why\nfits: sft\n")
     with pytest.raises(UsageError, match="fits is missing or no part of a study"):
         study.load("odd", [tmp_path])
+    (tmp_path / "study/odd.yaml").write_text(STUDY + "curves: {hours: {all: {one: 1, two: 2}}}\n")
+    with pytest.raises(UsageError, match="curves name two, which is no arm"):
+        study.load("odd", [tmp_path])
+
+
+def test_curves_show_every_seed_at_its_quantity(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/odd.yaml").write_text(STUDY + "curves: {hours: {all: {one: 1, other: 8}}}\n")
+    found = study.load("odd", [tmp_path])
+    figure = study._curves(found, {"one": {"PER": [9, 11], "loss": [1, 2]}, "other": {"PER": [5, 7], "loss": [0, 1]}})
+    per, _ = figure.axes
+    line, *dots = per.lines
+    assert [tuple(pair) for pair in line.get_xydata()] == [(1, 10), (8, 6)]
+    assert sorted(tuple(pair) for dot in dots for pair in dot.get_xydata()) == [(1, 9), (1, 11), (8, 5), (8, 7)]
+    assert per.get_xscale() == "log" and per.get_xlabel() == "hours" and per.get_title() == "PER"
+    study.draw(tmp_path / "figure.svg", found, {arm: {"PER": [1], "loss": [2]} for arm in found.arms})
+    assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_mean_and_deviation():
