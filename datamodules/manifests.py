@@ -46,12 +46,12 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, wanted: str = "a jsonl") -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise KitError(f"the manifest {path} cannot be read: {error}; give a jsonl in UTF-8") from error
+        raise KitError(f"{path} cannot be read: {error}; give {wanted} in UTF-8") from error
 
 
 def read_jsonl(path: Path) -> CutSet:
@@ -129,6 +129,11 @@ class ManifestData(SpeechData):
         """The one test part."""
         return ["test"]
 
+    def texts(self) -> list[str]:
+        """The transcripts of training and the lines of `data.texts`, for training a language model."""
+        more = self.config.data.get("texts")
+        return [*super().texts(), *(read_texts(Path(str(more))) if more else [])]
+
     def _shares(self) -> dict[str, CutSet]:
         """data.train cut into train, dev and test by a hash of the ids."""
         config = self.config.data
@@ -144,6 +149,19 @@ class ManifestData(SpeechData):
     def _read(self, name: str, split: str) -> CutSet:
         cuts, self.left_out[split] = open_cuts(str(name), self.config)
         return cuts
+
+
+def read_texts(path: Path) -> list[str]:
+    """The sentences of a file with one a line, gzipped or not, normalized; lines without anything to pronounce are not.
+
+    Raises:
+        KitError: it is no text in UTF-8, or there is nothing in it.
+    """
+    texts = (normalize(line) for _, line in _lines(path, "a text with one sentence a line"))
+    found = [text for text in texts if phonemize(text)]
+    if not found:
+        raise KitError(f"{path} has no sentence in it; write one a line")
+    return found
 
 
 def held_back(cuts: CutSet, test: int, dev: int, hours: float | None = None) -> dict[str, CutSet]:

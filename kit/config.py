@@ -52,6 +52,7 @@ _OPTIONAL = {
     "data.folder": str,
     "data.fetch": list,
     "data.train_hours": float,
+    "data.texts": str,
     "stage.context.important": str,
     "stage.clip_high": float,
     "stage.kl": float,

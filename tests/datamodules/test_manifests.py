@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_less_to_train_on_is_part_of_more(folder):
         manifest(folder, "data.train_hours=0.0001").cuts("train")
     with pytest.raises(UsageError, match=r"data\.train_hours"):
         manifest(folder, "data.train_hours=much")
+
+
+def test_more_text_for_the_language_model(folder):
+    path = folder / "more.txt.gz"
+    path.write_bytes(gzip.compress("Take Me Home!\n\n...\n我爱北京\n".encode()))
+    alone, data = manifest(folder), manifest(folder, f"data.texts={path}")
+    assert data.texts() == [*alone.texts(), "take me home", "我爱北京"]
+    path.write_bytes(gzip.compress(b"...\n"))
+    with pytest.raises(KitError, match="has no sentence in it"):
+        data.texts()
+    path.write_bytes(b"no gzip")
+    with pytest.raises(KitError, match="cannot be read.*one sentence a line"):
+        data.texts()
 
 
 def test_batches_of_any_sampling_rate(folder):
