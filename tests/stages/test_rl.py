@@ -87,7 +87,7 @@ def test_rewards_rise(corpus, monkeypatch):
         stage.training_step(batch, step).backward()
         optimizer.step()
         rewards.append(stage.told["reward"])
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
     assert stage.told["kl"] > 0
 
 
