@@ -12,22 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from kit.errors import KitError, UsageError, nearest
+from kit.manual import MANUAL
 
 _OVERRIDE = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@*-]*=", re.ASCII)
 _DELETION = re.compile(r"~[A-Za-z_][\w.]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: what it does in a line, its help, and the function that runs it on files and overrides."""
-
-    summary: str
-    usage: str
-    help: str
-    run: Callable[[list[str], list[str]], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +50,7 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in before or "--help" in before:
         print(_help(name))
         return 0
-    return COMMANDS[name].run(*split(rest))
+    return COMMANDS[name](*split(rest))
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -206,220 +196,22 @@ def with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming
     return config, export
 
 
-COMMANDS: dict[str, Command] = {
-    "fit": Command(
-        "train a stage and the stages that it builds on",
-        "fit [stage=NAME] [key=value ...]",
-        """Prepares the data, runs the stages that have no finished run yet, trains the stage, writes its export and,
-after the last stage, prints a table of held-out error rates. Interrupted or killed, the same command goes on from the
-last checkpoint.
-
-examples:
-  python -m kit fit stage=sft
-  python -m kit fit stage=sft trainer=debug                three steps a stage, to see that everything runs
-  python -m kit fit stage=pretrain trainer.max_steps=50 model.encoder.layers=4 seed=3
-  python -m kit fit stage=pretrain init=newest data=manifest data.train=my/utterances.jsonl
-
-stage=NAME           a file in configs/stage, or in a folder of your own given by configs=FOLDER
-experiment=NAME      runs of one experiment find each other (default: default)
-upstream=auto        train what is missing; never: refuse; PATH: take this run or export
-init=PATH|newest     start from an export instead of the upstream stages
-trainer.progress=false   no progress line
-Any other value of configs/ can be given in the same way.""",
-        _fit,
-    ),
-    "transcribe": Command(
-        "write down what is said in audio files",
-        "transcribe FILE... [checkpoint=PATH] [key=value ...]",
-        """Prints FILE<TAB>TEXT, a line a file, as each is ready. Any sample rate; wav, flac, mp3, ogg; several channels
-are mixed. A file that cannot be read is told on standard error, the others go on, and the exit code is 1.
-
-examples:
-  python -m kit transcribe a.wav b.flac
-  python -m kit transcribe a.wav checkpoint=runs/default/sft/20260101-120000
-  python -m kit transcribe a.wav hotwords=names.db         names that are heard become hints (see kit hotwords)
-  python -m kit transcribe -- name=with=signs.wav          files only, after --
-
-checkpoint=PATH      a run or an export (default: the newest complete one in runs/)""",
-        _transcribe,
-    ),
-    "stream": Command(
-        "write down what is being said, as it is said",
-        "stream FILE|mic [events=json] [realtime=true] [checkpoint=PATH] [key=value ...]",
-        """Hears the audio 640 ms at a time. In a terminal: settled text bold, the provisional rest dim, what ended
-above. Elsewhere: START-END<TAB>TEXT, a line an utterance, on standard output, and texts under way on standard error.
-
-examples:
-  python -m kit stream a.wav realtime=true
-  python -m kit stream mic
-  python -m kit stream a.wav events=json                    one JSON object an event: began, partial, hotword, final
-  python -m kit stream mic hotwords=names.db                names that are heard become hints (see kit hotwords)
-  python -m kit stream a.wav decoding.chunk=8 decoding.left=8       320 ms chunks
-  python -m kit stream a.wav decoding.callbacks.endpoint=null       the whole file as one utterance
-
-events=text|json     how to tell what happens
-realtime=true        hear a file no faster than it was said
-checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-decoding.*           see configs/decoding/streaming.yaml""",
-        _stream,
-    ),
-    "evaluate": Command(
-        "measure error rates on held-out data",
-        "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [benchmark=NAME] [system=COMMAND] [out=FILE]",
-        """Prints a table by language and domain: character error rate for Mandarin and code-switch, word error rate
-for English, phoneme error rate of the phoneme head; and how many names were found, hints recited, texts made up.
-A benchmark is a list of sets, each heard whole and in streams, without and with retrieval: it writes a report.
-
-examples:
-  python -m kit evaluate
-  python -m kit evaluate hints_from=homophone              does it write the name that was said, or the one it was told?
-  python -m kit evaluate split=unseen hotwords=names.db    names that are heard become hints; retrieval=none for none
-  python -m kit evaluate decoding=chunked out=report.json
-  python -m kit evaluate data=manifest data.test=my/utterances.jsonl
-  python -m kit evaluate noise_at=5                        every utterance in noise at 5 dB
-  python -m kit evaluate split=silence                     how often silence and noise become words
-  python -m kit evaluate benchmark=cockpit out=reports/mine       report.html, report.md and report.json
-  python -m kit evaluate benchmark=my/manifests hotwords=names.db
-  python -m kit evaluate "system=python -m kit.peers.pocketsphinx" data=manifest data.test=my/utterances.jsonl
-  python -m kit evaluate compare before.json after.json    is the difference real?
-  python -m kit evaluate split=truncated                   what it adds to utterances that break off
-
-checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
-split=NAME           part of the data (default: all that are held out), silence: clips without speech, or truncated:
-                     utterances that break off
-noise_at=DB          mix noise that training never hears into every utterance, at this signal-to-noise ratio
-noise_from=FOLDER    recordings of noise (default: babble, engines and music made on this machine)
-hints_from=KIND      hints for each utterance: right, wrong, homophone or mixed (see configs/config.yaml)
-normalization=NAME   what is no error: light (default), basic, none, or wetext, which needs nim4-kit[wetext]
-benchmark=NAME       public, cockpit, or a folder in which every jsonl is a set; out=FOLDER for the report
-system=COMMAND       a program in place of an export: id<TAB>path of wav files on its standard input ({} in the command
-                     becomes the list's path), id<TAB>text on its standard output
-compare A B          two reports, utterance by utterance; way=, against= and split= choose
-out=FILE             write the figures and all utterances as JSON too""",
-        _evaluate,
-    ),
-    "study": Command(
-        "compare ways of training over several seeds",
-        "study name=NAME [seeds=[1,2,3]] [key=value ...]",
-        """Trains and evaluates every arm of a study with every seed, as nested runs in MLflow, then prints a table of
-means and deviations and writes it, with figures, to runs/studies/NAME. What arms and studies have in common is trained
-once; interrupted, the same command goes on from there. Without a name it lists the studies that there are.
-
-examples:
-  python -m kit study
-  python -m kit study name=ia_sft
-  python -m kit study name=ia_sft seeds=[1] trainer.max_steps=20     to see that everything runs
-
-name=NAME            a file in configs/study, or in study/ in a folder of your own given by configs=FOLDER
-seeds=[1,2,3]        instead of the study's
-Any other value of configs/ holds for all stages and evaluations of all arms.""",
-        _study,
-    ),
-    "info": Command(
-        "describe a model: its parts and their sizes",
-        "info [model=NAME] [key=value ...]",
-        """Counts the parameters of every part without allocating them.
-
-examples:
-  python -m kit info
-  python -m kit info model=nim4""",
-        _info,
-    ),
-    "bench": Command(
-        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, and RL",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|rl ... [key=value ...]",
-        """Checks every provider against the reference in double, times those that pass in turns, prints a table and
-writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
-
-examples:
-  python -m kit bench chunk_attention
-  python -m kit bench chunk_attention ctc_prefix only=T750 seconds=5 out=results
-
-device=cpu|cuda      default: a GPU where there is one
-only=TEXT            cases with this in their name
-seconds=1            time to spend on a provider in a case
-out=bench            folder for the CSV (rows are added) and the plots
-
-bench streaming times whole sessions with random weights: what a chunk costs, by part, and how many streams fit.
-  python -m kit bench streaming model=nim4 streams=1,8,64
-  python -m kit bench streaming minutes=10                  also plots the cost of each chunk of a long stream
-options: model=tiny streams=1,8 chunks=30 tokens=8 minutes=0 device=auto out=bench
-
-bench retrieval tells what finding hotwords costs and how much is found, with the newest export or checkpoint=PATH: by
-exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by sound and audio together.
-  python -m kit bench retrieval                             100,000 made-up names
-  python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
-options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
-edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration
-
-bench rl takes steps of RL and of supervised training on the same audio in turns: seconds, their parts, memory.
-  python -m kit bench rl stage.group=16 stage.batch_seconds=30
-options: steps=6 than=context_sft device=auto out=bench; others are of the configuration""",
-        _bench,
-    ),
-    "hotwords": Command(
-        "build and search databases of names, so that they are recognized when they are said",
-        "hotwords build|search|stats|calibrate|add|remove FILE... [key=value ...]",
-        """A database has any number of names under the phonemes that they are said with. What is heard becomes a hint
-for the language model: python -m kit transcribe a.wav hotwords=DB. A list is a text file: a name a line, and behind
-tabs, if wanted, its kind, its weight (1 is usual, more is likelier) and its phonemes (several pronunciations by |).
-
-examples:
-  python -m kit hotwords build names.tsv out=names.db
-  python -m kit hotwords build names.tsv.gz out=names.db threads=8 dense=false
-  python -m kit hotwords search names.db "navigate to the Bund"
-  python -m kit hotwords search names.db "uai4 t an1" nearest=20
-  python -m kit hotwords stats names.db
-  python -m kit hotwords calibrate names.db precision=0.95
-  python -m kit hotwords add mine.tsv NIO kind=car weight=2 "phonemes=N IY OW|N AY OW"
-  python -m kit hotwords remove mine.tsv "Old Home"
-
-build NAMES out=DB   done again after a change of the list, it pronounces only the new names; a process that has the
-                     database open goes over to the new one by itself
-  threads=N          processes (default: one a core)
-  dense=false        without the index for names that sound only nearly as what is heard (retrieval=hybrid)
-search DB "..."      exact matches in a text or in phonemes, then the nearest by sound:
-                     exact|near<TAB>distance<TAB>name<TAB>kind<TAB>weight<TAB>phonemes
-  nearest=10         how many strings that sound alike
-  shortest=4         phonemes of an exact match at least
-stats DB             counts by kind, lengths, homophones, sizes
-calibrate DB         how much evidence hints need (retrieval.margin) so that so many of them were said, with the newest
-  precision=0.98     export or checkpoint=PATH, on split=dev of the data; the more utterances the better
-add LIST NAME        put a name on a personal list (personal=LIST beside hotwords=DB); kind=, weight=, phonemes=
-remove LIST NAME     take it from there, and hide it in the database for who uses the list""",
-        _hotwords,
-    ),
-    "data": Command(
-        "list the public corpora, prepare a downloaded one, export any data as Lhotse Shar",
-        "data list|prepare|export [key=value ...]",
-        """Prepares a corpus once from the folder that you unpacked it to: reads its lists, looks into every recording,
-counts what cannot be used beside what is published, and writes manifests, which data=NAME trains and evaluates on.
-
-examples:
-  python -m kit data list
-  python -m kit data prepare corpus=librispeech root=/corpora/LibriSpeech
-  python -m kit data prepare corpus=wenetspeech root=/corpora/WenetSpeech parts=train_s,dev,test_net,test_meeting
-  python -m kit evaluate data=librispeech split=test_clean
-  python -m kit fit stage=pretrain data=mix "data.members={aishell: 2, librispeech: 1}"
-  python -m kit data export data=aishell split=train out=/fast/aishell
-  python -m kit fit stage=pretrain data=manifest data.train=/fast/aishell/train
-
-prepare corpus=NAME root=FOLDER
-  parts=A,B            only these (default: all that are there)
-  out=FOLDER           instead of cache/corpora/NAME; then data.folder=FOLDER
-                       every utterance that cannot be used is named in FOLDER/PART/problems.tsv
-export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 16 bit), whole or not at all
-  shards=1000          utterances in an archive
-  split=PART           only this part; data=... and other values as for fit
-cache=FOLDER           instead of cache/""",
-        _data,
-    ),
+COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
+    "fit": _fit,
+    "transcribe": _transcribe,
+    "stream": _stream,
+    "evaluate": _evaluate,
+    "study": _study,
+    "info": _info,
+    "bench": _bench,
+    "hotwords": _hotwords,
+    "data": _data,
 }
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    width = max(map(len, MANUAL))
+    lines = [f"  {name:<{width}}  {entry.summary}" for name, entry in MANUAL.items()]
     return "\n".join(
         [
             "usage: python -m kit COMMAND [file ...] [key=value ...]",
@@ -433,5 +225,5 @@ def _overview() -> str:
 
 
 def _help(name: str) -> str:
-    command = COMMANDS[name]
-    return f"usage: python -m kit {command.usage}\n\n{command.summary}\n\n{command.help}"
+    entry = MANUAL[name]
+    return f"usage: python -m kit {entry.usage}\n\n{entry.summary}\n\n{entry.help}"

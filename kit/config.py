@@ -25,103 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kit.errors import KitError, UsageError, nearest
 from kit.files import write_text
+from kit.values import AT_LEAST, AT_MOST, FREE, ONE_OF, OPTIONAL, TYPES
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-# Values that may be null have no type to learn from their default.
-_OPTIONAL = {
-    "init": str,
-    "checkpoint": str,
-    "out": str,
-    "noise_at": float,
-    "noise_from": str,
-    "augmentation.transforms.noise.folder": str,
-    "augmentation.transforms.reverberation.folder": str,
-    "threads": int,
-    "trainer.validate_every": int,
-    "stage.lora.rank": int,
-    "stage.snapshot": str,
-    "stage.callbacks.swap.limit": int,
-    "hints_from": str,
-    "benchmark": str,
-    "system": str,
-    "hotwords": str,
-    "personal": str,
-    "retrieval.shortest": int,
-    "stage.context.keywords": str,
-    "data.folder": str,
-    "data.fetch": list,
-    "data.train_hours": float,
-    "data.texts": str,
-    "stage.context.important": str,
-    "stage.clip_high": float,
-    "stage.kl": float,
-    "stage.correction": float,
-    "stage.rollout.folder": str,
-}
-_FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
-_TYPES: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list like [a,b]",
-    dict: "a mapping like {a: 1}",
-}
-_AT_LEAST = {
-    "seed": 0,
-    "threads": 1,
-    "decoding.chunk": 0,
-    "decoding.left": -1,
-    "decoding.max_tokens": 1,
-    "decoding.max_seconds": 1,
-    "decoding.beam": 1,
-    "decoding.rollback": 0,
-    "decoding.unstable": 0,
-    "retrieval.most": 1,
-    "retrieval.homophones": 1,
-    "retrieval.shortest": 1,
-    "trainer.max_steps": 1,
-    "trainer.accumulate": 1,
-    "trainer.checkpoint_every": 1,
-    "trainer.log_every": 1,
-    "trainer.validate_every": 1,
-    "stage.lora.rank": 1,
-    "stage.favor_long": 0,
-    "stage.context.share": 0,
-    "stage.context.absent": 0,
-    "stage.context.distractors": 0,
-    "stage.context.others": 0,
-    "stage.context.reach": 0,
-    "data.workers": 0,
-    "data.buckets": 1,
-    "data.keep_archives": 1,
-    "stage.context.most": 0,
-    "stage.group": 2,
-    "stage.max_tokens": 1,
-    "stage.updates": 1,
-    "stage.temperature.start": 0.01,
-    "stage.temperature.end": 0.01,
-    "stage.clip": 0,
-    "stage.clip_high": 0,
-    "stage.kl": 0,
-    "stage.correction": 1,
-    "stage.rollout.timeout": 1,
-}
-_AT_MOST = {
-    "stage.context.share": 1,
-    "stage.context.absent": 1,
-    "stage.context.distractors": 1,
-    "stage.context.reach": 1,
-}
-_ONE_OF = {
-    "model.labels": ("phonemes", "characters"),
-    "pipeline": ("auto", "async", "sequential"),
-    "hints_from": ("right", "wrong", "homophone", "mixed"),
-    "stage.mean": ("sequence", "token", "constant"),
-    "stage.ratio": ("token", "sequence"),
-    "stage.rollout.engine": ("local", "vllm"),
-}
 _NAME = re.compile(r"\w[\w.\- ]*")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
 
@@ -342,7 +249,7 @@ def _typed(key: str, value: Any, wanted: type | None, config: DictConfig, groups
         return {
             name: _typed(inner[name], value[name], _wanted_type(inner[name], config), config, groups) for name in value
         }
-    if value is None and (wanted not in (int, bool) or key in _OPTIONAL):
+    if value is None and (wanted not in (int, bool) or key in OPTIONAL):
         return None
     return _converted(key, value, wanted)
 
@@ -356,20 +263,20 @@ def _converted(key: str, value: Any, wanted: type) -> Any:
     if type(value) is wanted:
         return value
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    raise UsageError(f"{key} wants {_TYPES[wanted]}, got {shown}")
+    raise UsageError(f"{key} wants {TYPES[wanted]}, got {shown}")
 
 
 def _wanted_type(key: str, base: DictConfig) -> type | None:
     """The type of a default (None when anything goes)."""
-    if key in _FREE:
+    if key in FREE:
         return None
-    if key in _OPTIONAL:
-        return _OPTIONAL[key]
+    if key in OPTIONAL:
+        return OPTIONAL[key]
     try:
         default = _resolved(OmegaConf.select(base, key))
     except KitError:  # an interpolation whose target comes with another override
         return None
-    return type(default) if type(default) in _TYPES else None
+    return type(default) if type(default) in TYPES else None
 
 
 def _check_whole(config: DictConfig) -> None:
@@ -377,15 +284,15 @@ def _check_whole(config: DictConfig) -> None:
     if missing:
         raise UsageError(f"{missing[0]} has no value yet; give {missing[0]}=...")
     _resolved(config)
-    for key, least in _AT_LEAST.items():
+    for key, least in AT_LEAST.items():
         value = OmegaConf.select(config, key)
         if value is not None and value < least:
             raise UsageError(f"{key} must be at least {least}, got {value}")
-    for key, most in _AT_MOST.items():
+    for key, most in AT_MOST.items():
         value = OmegaConf.select(config, key)
         if value is not None and value > most:
             raise UsageError(f"{key} must be at most {most}, got {value}")
-    for key, options in _ONE_OF.items():
+    for key, options in ONE_OF.items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in options:
             raise UsageError(f"{key} must be one of {', '.join(options)}, or null; got {value}")

@@ -39,6 +39,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert "kit.cli" in loaded and not {"torch", "lightning", "hydra", "omegaconf", "numpy", "mlflow"} & set(loaded)
 
 
+def test_every_command_has_an_entry_in_the_manual_and_no_entry_is_left_over():
+    assert list(cli.MANUAL) == list(cli.COMMANDS)
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0
@@ -53,7 +57,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
 def test_examples_compose(tmp_path, monkeypatch):
     """Every example of the help is a command line that its own parts accept."""
     monkeypatch.chdir(tmp_path)
-    examples = [line for command in cli.COMMANDS.values() for line in command.help.splitlines()]
+    examples = [line for entry in cli.MANUAL.values() for line in entry.help.splitlines()]
     examples = [line.strip().split("    ")[0] for line in examples if line.startswith("  python -m kit")]
     assert len(examples) >= len(cli.COMMANDS)
     for example in examples:
