@@ -1,20 +1,15 @@
-import importlib
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 import toys
 
-import kit.bench
 import kit.config
-import kit.data
-import kit.hotwords
-import kit.study
 from kit import cli
 from kit.cli import main, split
 from kit.errors import UsageError
@@ -61,19 +56,7 @@ def test_examples_compose(tmp_path, monkeypatch):
     examples = [line.strip().split("    ")[0] for line in examples if line.startswith("  python -m kit")]
     assert len(examples) >= len(cli.COMMANDS)
     for example in examples:
-        command, *rest = shlex.split(example)[3:]
-        files, overrides = split(rest)
-        if command == "bench":
-            alone = [importlib.import_module(kit.bench.ALONE[name]) for name in files if name in kit.bench.ALONE]
-            (alone[0] if alone else kit.bench).options(overrides)
-        elif command == "hotwords":
-            kit.hotwords.options(files[0], overrides)
-        elif command == "data":
-            kit.config.compose(kit.data.options(files[0], overrides)[1])
-        elif command == "study":
-            kit.config.compose(kit.study.options(overrides)[1])
-        else:
-            kit.config.compose(cli.as_stream(overrides) if command == "stream" else overrides)
+        commands.check(example)
 
 
 @pytest.mark.parametrize(
