@@ -179,6 +179,12 @@ def _hotwords(files: list[str], overrides: list[str]) -> int:
     return main(files, overrides)
 
 
+def _doctor(files: list[str], overrides: list[str]) -> int:
+    from kit.doctor import main
+
+    return main(files, overrides)
+
+
 def with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
     """The configuration, and the export that `checkpoint` names or the newest one."""
     from pathlib import Path
@@ -206,6 +212,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "bench": _bench,
     "hotwords": _hotwords,
     "data": _data,
+    "doctor": _doctor,
 }
 
 

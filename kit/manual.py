@@ -213,4 +213,17 @@ export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 1
   split=PART           only this part; data=... and other values as for fit
 cache=FOLDER           instead of cache/""",
     ),
+    "doctor": Entry(
+        "tell what this machine has, what is missing and what installs it",
+        "doctor [runs=FOLDER]",
+        """Looks at Python, the packages, the devices, memory and disk, tries what can be installed and yet broken, and
+says for everything that is missing what works instead and the command that installs it. The exit code is 0 if the main
+job (make run) can run, 1 if not. The last line is for a bug report.
+
+examples:
+  python -m kit doctor
+  python -m kit doctor runs=/large/disk/runs
+
+runs=FOLDER          where runs would stand, to look at the disk there""",
+    ),
 }

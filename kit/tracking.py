@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from kit.commit import commit
 from kit.config import flatten
 from kit.progress import say
 from kit.runs import Run
@@ -294,26 +294,8 @@ def _tags(config: DictConfig, run: Run, upstream: Mapping[str, Path]) -> dict[st
         "folder": str(run.path),
         **{f"upstream.{name}": str(path) for name, path in upstream.items()},
     }
-    commit = _commit()
-    return {**tags, "commit": commit} if commit else tags
-
-
-def _commit() -> str | None:
-    """The git commit of the code that runs, "+" where it was changed since; None outside a repository."""
-    folder = Path(__file__).resolve().parent
-    try:
-        _git(
-            folder, "ls-files", "--error-unmatch", Path(__file__).name
-        )  # an installed copy may lie in another repository
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *words: str) -> str:
-    answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True)
-    return answer.stdout.strip()
+    found = commit()
+    return {**tags, "commit": found} if found else tags
 
 
 def _name(key: str) -> str:
