@@ -161,6 +161,25 @@ def replace_folder(new: Path, path: Path) -> None:
             old.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """The same bytes under another name, for files that never change in place; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        shutil.copy(source, target)
+
+
+def linked_tree(source: Path, target: Path) -> None:
+    """A folder of links to all files in `source`."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            link(file, place)
+
+
 def folder_once(path: str | Path, fill: Callable[[Path], object]) -> None:
     """Make the folder `path` by a call of `fill` with a temporary one, unless it is there or another process is faster.
 

@@ -27,7 +27,8 @@ from kit import plan as plans
 from kit.beside import Beside
 from kit.callbacks import Checkpoint, Clock, Line, StepSeed, duration
 from kit.checkpoints import AtomicCheckpointIO, step_of
-from kit.config import dump, fingerprint, flatten
+from kit.config import dump, fingerprint
+from kit.curves import CurveFile
 from kit.distributed import Task, Team
 from kit.errors import KitError, UsageError
 from kit.files import check_writable, folder_atomic, write_text
@@ -35,7 +36,7 @@ from kit.interrupts import Interrupted, Interrupts
 from kit.plugins import build_named, import_class
 from kit.progress import say
 from kit.runs import Run
-from kit.tracking import CurveFile, Tracker
+from kit.tracking import Tracker
 
 _NEVER = 1_000_000_000  # batches between two validations where none is wanted
 
@@ -195,8 +196,9 @@ class _Pipeline:
         report = evaluate(self.config, run.export, self._data_for(self.config))
         write_text(run.path / "report.json", json.dumps(report, indent=1, ensure_ascii=False, default=float))
         run.note(report_pending=False)
-        numbers = {key: value for key, value in flatten(report).items() if isinstance(value, (int, float))}
-        tracker.log(run, {f"report/{key}": float(value) for key, value in numbers.items()})
+        tracker.report(run, report)
+        if set(runs.ALL_PARTS) <= runs.parts_of(run):
+            tracker.register(run, self.config)
 
     def _close(self, run: Run) -> None:
         if self.outcomes:

@@ -1,28 +1,34 @@
 """What MLflow gets to see: one run a `fit` command, a nested run a stage. Training never depends on it.
 
-Everything stands in <runs>/mlflow.db (sqlite) and <runs>/artifacts; `make ui` shows it. The curves are also written to
-the run folder as plain text, with or without MLflow.
+Everything stands in <runs>/mlflow.db (sqlite) and <runs>/artifacts; `make ui` shows it. A run says in words what it is
+and what it reached (kit/notes.py); a recognizer becomes a version of a registered model (kit/pyfunc.py).
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
+import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from kit import notes
 from kit.commit import commit
-from kit.config import flatten
+from kit.config import fingerprint, flatten
+from kit.files import linked_tree
 from kit.progress import say
 from kit.runs import Run
 
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 _LONGEST_VALUE, _LARGEST_BATCH = 500, 100  # MLflow's own bounds
 _PARENT = "mlflow.parentRunId"
 _TABLES = "mlflow.loggedArtifacts"  # tells the user interface which files are tables
+_NOTE = "mlflow.note.content"  # Markdown, shown above all else of a run or an experiment
 
 
 class Tracker:
@@ -49,6 +56,7 @@ class Tracker:
         self.parent, self._owner = parent, parent is None
         self._name = name or f"fit {config.stage.name}"
         self._broken = False
+        self._tags: dict[str, str] = {}
         if config.tracking:
             with self.guarded():
                 self._open(config)
@@ -78,8 +86,12 @@ class Tracker:
         with self.guarded():
             child = run.notes().get("mlflow_run")
             if child is None or not self._known(child):
-                child = self._create(f"{config.stage.name} {run.path.name}", _tags(config, run, upstream))
+                above = {name: self._link(path) for name, path in upstream.items()}
+                tags = {**_tags(config), "folder": str(run.path), **_upstream_tags(upstream)}
+                tags[_NOTE] = notes.begun(config, run, above)
+                child = self._create(f"{config.stage.name} {run.path.name}", tags)
                 self._log_params(child, config)
+                self._log_data(child, config)
                 run.note(mlflow_run=child)
             else:
                 self._adopt(child)
@@ -93,17 +105,53 @@ class Tracker:
             return
         with self.guarded():
             self._log_figures(child, figures)
-            for file in (run.path / "config.yaml", run.metrics, *sorted((run.path / "figures").glob("*"))):
-                if status == "FINISHED" and file.exists():
-                    self._api.log_artifact(child, str(file))
+            if status == "FINISHED":
+                self._keep_files(child, run)
+                self._add_to_note(child, notes.ended(run))
             self._api.set_terminated(child, status)
 
-    def log(self, run: Run, figures: Mapping[str, float]) -> None:
-        """Add figures to a stage's run, after it ended too."""
+    def report(self, run: Run, report: Mapping[str, Any]) -> None:
+        """Add the report of an evaluation to a stage's run, which may have ended, and its figures to the command's."""
         child = run.notes().get("mlflow_run")
-        if self.on and child is not None:
-            with self.guarded():
-                self._log_figures(child, figures)
+        if not self.on or child is None:
+            return
+        with self.guarded():
+            figures, text = notes.figures(report), notes.error_rates(report)
+            for run_id in dict.fromkeys([child, str(self.parent)]):
+                self._log_figures(run_id, figures)
+                self._add_to_note(run_id, text)
+            for name, (columns, rows) in notes.tables(report).items():
+                self._log_table(child, name, columns, rows)
+            if (run.path / "report.json").exists():
+                self._api.log_artifact(child, str(run.path / "report.json"))
+
+    def register(self, run: Run, config: DictConfig) -> None:
+        """Make the export of a stage, a whole recognizer, the newest version of the experiment's registered model.
+
+        `mlflow.pyfunc.load_model("models:/EXPERIMENT.MODEL@newest")` loads it.
+        """
+        child = run.notes().get("mlflow_run")
+        if not self.on or child is None:
+            return
+        with self.guarded():
+            model = self._log_model(child, run, config)
+            name = f"{config.experiment}.{config.model.get('name', 'model')}".replace("/", "-").replace(":", "-")
+            if not self._api.search_registered_models(f"name = '{name}'"):
+                text = f"Recognizers of experiment {config.experiment}; the alias newest is the one trained last."
+                self._api.create_registered_model(name, description=text)
+            note = self._api.get_run(child).data.tags.get(_NOTE, "")
+            version = self._api.create_model_version(
+                name,
+                model.artifact_location,
+                run_id=child,
+                tags=_tags(config),
+                description=note,
+                model_id=model.model_id,
+            )
+            self._api.set_registered_model_alias(name, "newest", version.version)
+            versions = json.dumps([{"name": name, "version": version.version}])
+            self._api.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})
+            self._add_to_note(child, notes.registered(name, version.version))
 
     @contextmanager
     def nested(self, name: str, params: Mapping[str, str]) -> Iterator[Cell]:
@@ -111,7 +159,7 @@ class Tracker:
         cell = Cell(self, None)
         if self.on:
             with self.guarded():
-                created = self._create(name, dict(params))
+                created = self._create(name, {**self._tags, **params})
                 cell = Cell(self, created)
                 for key, value in params.items():
                     self._api.log_param(created, key, value)
@@ -145,6 +193,7 @@ class Tracker:
     def _open(self, config: DictConfig) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking import MlflowClient
 
         for name in ("mlflow", "alembic"):
@@ -155,10 +204,17 @@ class Tracker:
         if found is not None and found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         artifacts = (Path(config.runs).resolve() / "artifacts").as_uri()
-        self._experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts)
+        about = {_NOTE: notes.EXPERIMENT, "mlflow.experimentKind": "custom_model_development"}  # opens with the runs
+        self._experiment = (
+            found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts, tags=about)
+        )
         self._client = client
+        self._tags = _tags(config)
         if self.parent is None:
-            self.parent = client.create_run(self._experiment, run_name=self._name).info.run_id
+            note = {_NOTE: notes.command(config, self._name)}
+            self.parent = client.create_run(
+                self._experiment, run_name=self._name, tags={**self._tags, **note}
+            ).info.run_id
             self._log_params(self.parent, config)
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
@@ -187,8 +243,75 @@ class Tracker:
             self._api.log_batch(run_id, params=params[start : start + _LARGEST_BATCH])
 
     def _log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
-        for key, value in figures.items():
-            self._api.log_metric(run_id, _name(key), value)
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(_name(key), float(value), now, 0) for key, value in figures.items()]
+        for start in range(0, len(points), _LARGEST_BATCH):
+            self._api.log_batch(run_id, metrics=points[start : start + _LARGEST_BATCH])
+
+    def _log_data(self, run_id: str, config: DictConfig) -> None:
+        """The data that a stage learns from, known by its section of the configuration."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, section = str(config.data.get("name", "data")), flatten(config.data)
+        source = json.dumps({key: str(value) for key, value in section.items()}, ensure_ascii=False)
+        data = Dataset(name, fingerprint(config, ["data"])[:8], "configuration", source)
+        self._api.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+    def _log_table(self, run_id: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table in the place of the one of this name."""
+        file, content = f"{name}.json", {"columns": list(columns), "data": [list(row) for row in rows]}
+        self._api.log_text(run_id, json.dumps(content, ensure_ascii=False), file)
+        known = json.loads(self._api.get_run(run_id).data.tags.get(_TABLES, "[]"))
+        if file not in [one["path"] for one in known]:
+            self._api.set_tag(run_id, _TABLES, json.dumps([*known, {"path": file, "type": "table"}]))
+
+    def _keep_files(self, run_id: str, run: Run) -> None:
+        """Configuration, figures and the export as artifacts; an export's files are linked to, where that can be."""
+        for file in (run.path / "config.yaml", run.metrics, *sorted((run.path / "figures").glob("*"))):
+            if file.exists():
+                self._api.log_artifact(run_id, str(file))
+        home = _local(self._api.get_run(run_id).info.artifact_uri)
+        if run.finished and home is not None:
+            linked_tree(run.export, home / "export")
+        elif run.finished:
+            self._api.log_artifacts(run_id, str(run.export), "export")
+
+    def _log_model(self, run_id: str, run: Run, config: DictConfig) -> Any:
+        from mlflow.models import Model
+
+        from kit import pyfunc
+
+        name = str(config.model.get("name", "model"))
+        model = self._api.create_logged_model(self._experiment, name, run_id, _tags(config), model_type="recognizer")
+        about = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
+        home = _local(model.artifact_location)
+        try:
+            if home is not None:
+                pyfunc.save_model(run.export, config, home, about)
+            else:
+                with tempfile.TemporaryDirectory() as scratch:
+                    pyfunc.save_model(run.export, config, Path(scratch, "model"), about)
+                    self._api.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
+        except BaseException:
+            self._api.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        return self._api.finalize_logged_model(model.model_id, "READY")
+
+    def _add_to_note(self, run_id: str, text: str) -> None:
+        before = self._api.get_run(run_id).data.tags.get(_NOTE, "")
+        if text and text not in before:
+            self._api.set_tag(run_id, _NOTE, f"{before}\n\n{text}")
+
+    def _link(self, export: Path) -> str:
+        """An upstream export in Markdown: a link to the MLflow run that made it, where there is one."""
+        path = export.parent if export.name == "export" else export
+        known = Run(path).notes().get("mlflow_run")
+        if not known or not self._known(known):
+            return f"`{path}`"
+        experiment = self._api.get_run(known).info.experiment_id
+        return f"[{path.parent.name} {path.name}](#/experiments/{experiment}/runs/{known})"
 
 
 @dataclass(frozen=True)
@@ -225,9 +348,7 @@ class _GuardedLogger(MLFlowLogger):
         """Show a table in the place of the one of this name."""
         if self._tracker.on:
             with self._tracker.guarded():
-                file, content = f"{name}.json", {"columns": list(columns), "data": [list(row) for row in rows]}
-                self.experiment.log_text(self.run_id, json.dumps(content, ensure_ascii=False), file)
-                self.experiment.set_tag(self.run_id, _TABLES, json.dumps([{"path": file, "type": "table"}]))
+                self._tracker._log_table(str(self.run_id), name, columns, rows)
 
     def finalize(self, status: str = "success") -> None:
         """The tracker ends the run."""
@@ -240,62 +361,44 @@ class _GuardedLogger(MLFlowLogger):
         return None
 
 
-class CurveFile(Logger):
-    """Curves as text: metrics.csv in the run folder with rows of step, name, value.
-
-    Args:
-        done: steps that a resumed run keeps; rows after that are taken away, for they come again.
-    """
-
-    def __init__(self, path: Path, done: int) -> None:
-        super().__init__()
-        self._path, self._broken = path, False
-        rows = path.read_text("utf-8").splitlines()[1:] if path.exists() else []
-        kept = [row for row in rows if row.split(",")[0].isdigit() and int(row.split(",")[0]) < done]
-        with self._guarded():
-            path.write_text("\n".join(["step,name,value", *kept]) + "\n", "utf-8")
-
-    @property
-    def name(self) -> str:
-        """Of the logger."""
-        return "curves"
-
-    @property
-    def version(self) -> str:
-        """There is but one."""
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """config.yaml holds them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row a metric."""
-        kept = {name: value for name, value in metrics.items() if name != "epoch"}  # Lightning adds it everywhere
-        rows = "".join(f"{step or 0},{name},{float(value):.8g}\n" for name, value in kept.items())
-        with self._guarded(), open(self._path, "a", encoding="utf-8") as file:
-            file.write(rows)
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not self._broken:
-                say(f"warning: cannot write {self._path}: {error.strerror}; training goes on without curves")
-            self._broken = True
-
-
-def _tags(config: DictConfig, run: Run, upstream: Mapping[str, Path]) -> dict[str, str]:
-    tags = {
+def _tags(config: DictConfig) -> dict[str, str]:
+    """What runs are looked for by, and what MLflow shows in columns of its own."""
+    about = {
         "stage": str(config.stage.name),
         "model": str(config.model.get("name", "")),
         "data": str(config.data.get("name", "")),
-        "folder": str(run.path),
-        **{f"upstream.{name}": str(path) for name, path in upstream.items()},
+        "seed": str(config.get("seed", "")),
+        "mlflow.user": _user(),
+        "mlflow.source.name": notes.command_line(config),
+        "mlflow.source.type": "LOCAL",
     }
-    found = commit()
-    return {**tags, "commit": found} if found else tags
+    found = _commit()
+    return {**about, "commit": found, "mlflow.source.git.commit": found.rstrip("+")} if found else about
+
+
+_commit = cache(commit)  # asked once a process: git takes a tenth of a second
+
+
+def _upstream_tags(upstream: Mapping[str, Path]) -> dict[str, str]:
+    """Where each export comes from, and the MLflow run that made it."""
+    made = {name: Run(path.parent).notes().get("mlflow_run") for name, path in upstream.items()}
+    return {
+        **{f"upstream.{name}": str(path) for name, path in upstream.items()},
+        **{f"upstream_run.{name}": str(run_id) for name, run_id in made.items() if run_id},
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a number without a name, as in some containers
+        return "unknown"
+
+
+def _local(uri: str) -> Path | None:
+    """The folder that an artifact location is on this machine; None where it is elsewhere."""
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "") else None
 
 
 def _name(key: str) -> str:

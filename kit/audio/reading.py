@@ -70,6 +70,18 @@ def read_audio(
     return samples.clamp_(-1.0, 1.0)
 
 
+def resample(samples: np.ndarray, rate: int, wanted: int = 16000) -> torch.Tensor:
+    """(n,) float32 samples at `rate` Hz -> samples at `wanted` Hz, as those of a file would be.
+
+    Raises:
+        AudioError: no such rate.
+    """
+    if not 0 < rate <= _HIGHEST_RATE:
+        raise AudioError(f"a sample rate of {rate} Hz; give one from 1 to {_HIGHEST_RATE}")
+    pieces = [torch.from_numpy(piece) for piece in _resampled([samples], rate, wanted)] if len(samples) else []
+    return torch.cat(pieces) if pieces else torch.zeros(0)
+
+
 def _refuse(path: Path, fault: str, mend: str) -> NoReturn:
     raise AudioError(f"{path} {fault}; {mend}")
 

@@ -1,13 +1,32 @@
+import json
 import shutil
 import sqlite3
 import sys
 
+import mlflow
+import pandas
 import pytest
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
+from small import small_config, small_recognizer
 
-from kit import runs
-from kit.tracking import CurveFile, Tracker
+from kit import notes, runs
+from kit.curves import CurveFile
+from kit.model.export import save_export
+from kit.tracking import Tracker
+
+REPORT = {
+    "parts": {
+        "test": {
+            "whole": {
+                "all": {"utterances": 3, "MER": 3.5, "MER interval": [1.0, 6.0]},
+                "zh": {"utterances": 2, "MER": 4.5},
+                "poi": {"utterances": 1, "MER": 0.5},
+            }
+        }
+    },
+    "examples": [{"id": "test-1", "reference": "打开|天窗", "hypothesis": "打开天窗"}],
+}
 
 
 def config(root, **changes):
@@ -63,7 +82,7 @@ def test_a_stage_is_nested_in_its_command_and_goes_on_when_resumed(database, tmp
     (run.path / "figures").mkdir()
     (run.path / "figures/cka.svg").write_text("<svg/>")
     again.end_stage(run, "FINISHED", {"steps": 3})
-    again.log(run, {"report/test": 0.5})
+    again.report(run, REPORT)
     again.finish("FINISHED")
     found = all_runs(database)
     assert run.notes()["mlflow_run"] == child
@@ -71,9 +90,81 @@ def test_a_stage_is_nested_in_its_command_and_goes_on_when_resumed(database, tmp
     assert found[child].info.status == "FINISHED"
     assert found[child].data.tags["mlflow.parentRunId"] != parent
     assert found[found[child].data.tags["mlflow.parentRunId"]].info.status == "FINISHED"
-    assert found[child].data.metrics == {"train/loss": 1.0, "steps": 3.0, "report/test": 0.5}
+    assert found[child].data.metrics == {"train/loss": 1.0, "steps": 3.0, "test/whole/MER": 3.5}
     assert [point.value for point in client(database).get_metric_history(child, "train/loss")] == [2.0, 1.0]
-    assert {file.path for file in client(database).list_artifacts(child)} == {"config.yaml", "metrics.json", "cka.svg"}
+    assert {file.path for file in client(database).list_artifacts(child)} >= {"config.yaml", "metrics.json", "cka.svg"}
+
+
+def test_a_run_says_what_it_is_and_what_it_reached(database, tmp_path):
+    wanted = config(database, overrides=["stage=sft", "seed=3"], seed=3)
+    tracker = Tracker(wanted)
+    first, second = runs.create(config(tmp_path)), runs.create(config(tmp_path))
+    tracker.begin_stage(first, wanted, {})
+    tracker.begin_stage(second, wanted, {"align": first.export})
+    second.metrics.write_text('{"steps": 4, "seconds": 61, "data_share": 0.25, "metrics": {"dev/loss": 0.123456}}')
+    second.export.mkdir()
+    (second.export / "model.safetensors").write_bytes(b"weights")
+    tracker.end_stage(second, "FINISHED", {})
+    tracker.report(second, REPORT)
+    tracker.report(second, REPORT)
+    tracker.finish("FINISHED")
+
+    found = all_runs(database)
+    one, parent = found[second.notes()["mlflow_run"]], found[tracker.parent]
+    upstream, note = first.notes()["mlflow_run"], one.data.tags["mlflow.note.content"]
+    assert one.data.tags["upstream_run.align"] == upstream
+    assert (
+        f"- starts from align: [sft {first.path.name}](#/experiments/{one.info.experiment_id}/runs/{upstream})" in note
+    )
+    assert "4 steps in 1:01, 25.0 % of it waiting for data.\n\n| dev |  |\n| --- | --- |\n| loss | 0.1235 |" in note
+    rates = "| part | way | group | utterances | error rates, % |\n| --- | --- | --- | --- | --- |\n"
+    rates += "| test | whole | all | 3 | MER 3.5 |\n| test | whole | zh | 2 | MER 4.5 |"
+    assert note.count(rates) == 1 and rates in parent.data.tags["mlflow.note.content"]
+    assert parent.data.metrics["test/whole/MER"] == 3.5
+    for run in (one, parent):
+        tags = run.data.tags
+        assert (tags["stage"], tags["model"], tags["data"], tags["seed"]) == ("sft", "tiny", "toy", "3")
+        assert tags["mlflow.source.name"] == "python -m kit fit stage=sft seed=3" and tags["mlflow.user"]
+        assert tags["mlflow.source.git.commit"] == tags["commit"].rstrip("+")
+    assert [data.dataset.name for data in one.inputs.dataset_inputs] == ["toy"]
+    kept = database / "artifacts" / one.info.run_id / "artifacts"
+    table = json.loads((kept / "error_rates.json").read_text("utf-8"))
+    assert table["data"][0] == ["test", "whole", "all", 3, 3.5] and len(table["data"]) == 3
+    assert {file.path for file in client(database).list_artifacts(one.info.run_id)} >= {"export", "examples.json"}
+    assert (kept / "export" / "model.safetensors").samefile(second.export / "model.safetensors")
+
+
+def test_a_recognizer_becomes_a_version_of_a_model_that_mlflow_loads(database, tmp_path):
+    wanted = small_config(f"runs={database}", "experiment=study 1", "decoding.max_tokens=2", "decoding.beam=1")
+    tracker = Tracker(wanted)
+    run = runs.create(wanted)
+    tracker.begin_stage(run, wanted, {})
+    save_export(small_recognizer(), run.export, {})
+    for _ in range(2):
+        tracker.register(run, wanted)
+    tracker.finish("FINISHED")
+    assert tracker.on, "nothing went wrong in between"
+    api = client(database)
+    version = api.get_model_version_by_alias("study 1.tiny", "newest")
+    assert (
+        str(version.version) == "2" and version.run_id == run.notes()["mlflow_run"] and version.tags["stage"] == "sft"
+    )
+    assert "version 2" in api.get_run(version.run_id).data.tags["mlflow.note.content"]
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{database}/mlflow.db")
+    try:
+        model = mlflow.pyfunc.load_model("models:/study 1.tiny@newest")
+        answer = model.predict(pandas.DataFrame({"samples": [[0.0] * 4000]}))
+        assert model.metadata.signature.inputs.input_names() == ["path", "samples", "rate"]
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert answer.to_dict("records") == [{"text": "", "error": ""}]
+
+
+def test_reports_may_lack_parts():
+    assert notes.figures({"notes": ["x"]}) == {} and notes.tables({}) == {} and notes.error_rates({}) == ""
+    silent = {"parts": {"silence": {"whole": {"all": {"utterances": 4, "with text": 1}}}}, "examples": []}
+    assert notes.figures(silent) == {"silence/whole/with text": 1.0} and notes.error_rates(silent) == ""
 
 
 def test_a_run_that_was_removed_by_hand_is_made_anew(database, tmp_path):
