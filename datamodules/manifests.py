@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +16,19 @@ from omegaconf import DictConfig
 
 from datamodules.base import SpeechData, detect_language
 from datamodules.corpora.prepare import unusable
-from datamodules.rows import ROWS, Rows, as_cuts, cut_of_row, durations, kept_rows, subset
+from datamodules.rows import (
+    ROWS,
+    Rows,
+    as_cuts,
+    cut_of_row,
+    durations,
+    is_lhotse,
+    kept_rows,
+    numbered_lines,
+    subset,
+)
 from datamodules.shar import is_shar, open_shar
-from datamodules.sources import Member, Shelf
+from datamodules.sources import Member, shelf_of
 from kit.errors import KitError, UsageError
 from kit.progress import count, say
 from kit.text.normalize import normalize
@@ -34,7 +43,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         KitError: names the line that is no JSON or lacks a field.
     """
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
             if not (isinstance(row["audio"], str) and isinstance(row["text"], str)):
@@ -44,14 +53,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 f'{path} line {number} is not {{"audio": ..., "text": ...}} ({error}); mend or remove that line'
             ) from error
         yield row
-
-
-def _lines(path: Path, wanted: str = "a jsonl") -> Iterator[tuple[int, str]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise KitError(f"{path} cannot be read: {error}; give {wanted} in UTF-8") from error
 
 
 def read_jsonl(path: Path) -> CutSet:
@@ -157,7 +158,7 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         KitError: it is no text in UTF-8, or there is nothing in it.
     """
-    texts = (normalize(line) for _, line in _lines(path, "a text with one sentence a line"))
+    texts = (normalize(line) for _, line in numbered_lines(path, "a text with one sentence a line"))
     found = [text for text in texts if phonemize(text)]
     if not found:
         raise KitError(f"{path} has no sentence in it; write one a line")
@@ -200,17 +201,13 @@ def open_cuts(name: str, config: DictConfig) -> tuple[CutSet, list[str]]:
         )
     if path.stat().st_size >= LARGE:
         return _kept(path, cache)
-    cuts = CutSet.from_file(path) if _is_lhotse(path) else read_jsonl(path)
+    cuts = CutSet.from_file(path) if is_lhotse(path) else read_jsonl(path)
     sayable = [bool(phonemize(normalize(cut.supervisions[0].text))) for cut in cuts]
     kept = list(compress(cuts, sayable))
     lost = [cut.id for cut, good in zip(cuts, sayable, strict=True) if not good]
     _tell(path, len(lost), len(sayable))
     check_ids(path, kept)
     return CutSet.from_cuts(kept), lost
-
-
-def _is_lhotse(path: Path) -> bool:
-    return path.name.removesuffix(".gz").startswith("cuts")
 
 
 def _kept(path: Path, cache: Path) -> tuple[CutSet, list[str]]:
@@ -226,7 +223,7 @@ def _kept(path: Path, cache: Path) -> tuple[CutSet, list[str]]:
 
 def _sayable(path: Path, about: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float, None]]:
     """The rows whose text has something to pronounce, with their seconds, under a progress bar."""
-    cuts = CutSet.from_jsonl_lazy(path) if _is_lhotse(path) else None
+    cuts = CutSet.from_jsonl_lazy(path) if is_lhotse(path) else None
     rows = (cut.to_dict() for cut in cuts) if cuts is not None else (whole_row(path, row) for row in read_rows(path))
     for row in count(rows, f"reading {path.name}"):
         if phonemize(normalize(row["supervisions"][0]["text"] if "supervisions" in row else row["text"])):
@@ -251,9 +248,3 @@ def check_ids(path: Path, cuts: list[Cut]) -> None:
     if again:
         many = f"{len(again)} ids come" if len(again) > 1 else "an id comes"
         raise KitError(f"{path}: {many} twice, such as {again[0]}; give each utterance an id of its own")
-
-
-def shelf_of(config: DictConfig) -> Shelf:
-    """Where archives of an address are kept, and how they are fetched (`data.fetch`, `data.keep_archives`)."""
-    command = tuple(str(word) for word in config.data.get("fetch") or ())
-    return Shelf(str(Path(config.cache) / "archives"), int(config.data.get("keep_archives", 32)), command)

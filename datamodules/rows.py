@@ -5,6 +5,7 @@ A million utterances held as Lhotse cuts take gigabytes; here they take 12 bytes
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from array import array
@@ -294,3 +295,21 @@ def archives(cuts: CutSet) -> torch.Tensor | None:
         found.append((torch.zeros(len(one), dtype=torch.int32) if shards is None else shards) + first)
         first = int(found[-1].max()) + 1 if len(one) else first
     return torch.cat(found) if any(archives(CutSet(one)) is not None for _, one in data.members) else None
+
+
+def is_lhotse(path: Path) -> bool:
+    """Whether a file is a Lhotse manifest, by its name: cuts.jsonl.gz, cuts_train.jsonl and the like."""
+    return path.name.removesuffix(".gz").startswith("cuts")
+
+
+def numbered_lines(path: Path, wanted: str = "a jsonl") -> Iterator[tuple[int, str]]:
+    """The lines of a text, gzipped or not, that are not blank, with their numbers from 1.
+
+    Raises:
+        KitError: it cannot be read, or is not in UTF-8; asks for what was `wanted`.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise KitError(f"{path} cannot be read: {error}; give {wanted} in UTF-8") from error

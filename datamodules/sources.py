@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import torch
 from lhotse import AudioSource
 from lhotse.cut import Cut
+from omegaconf import DictConfig
 
 from kit.audio.reading import read_audio
 from kit.errors import KitError
@@ -146,11 +147,23 @@ def read_samples(cut: Cut) -> torch.Tensor:
     Raises:
         KitError: the recording cannot be read (it is named).
     """
-    source = cut.recording.sources[0]
     whole = cut.start == 0 and cut.duration >= cut.recording.duration
     start, seconds = (0.0, None) if whole else (cut.start, cut.duration)
+    return read_source(cut.recording.sources[0], start, seconds)[: round(cut.duration * RATE)]
+
+
+def read_source(source: AudioSource, start: float = 0.0, seconds: float | None = None) -> torch.Tensor:
+    """(N,) float32 samples at 16 kHz of a file or a member of an archive; see `OwnSource.read`.
+
+    Raises:
+        KitError: they cannot be had.
+    """
     if isinstance(source, OwnSource):
-        samples = source.read(start, seconds)
-    else:
-        samples = read_audio(source.source, start=start, seconds=seconds)
-    return samples[: round(cut.duration * RATE)]
+        return source.read(start, seconds)
+    return read_audio(source.source, start=start, seconds=seconds)
+
+
+def shelf_of(config: DictConfig) -> Shelf:
+    """Where archives of an address are kept, and how they are fetched (`data.fetch`, `data.keep_archives`)."""
+    command = tuple(str(word) for word in config.data.get("fetch") or ())
+    return Shelf(str(Path(config.cache) / "archives"), int(config.data.get("keep_archives", 32)), command)

@@ -86,9 +86,16 @@ def _fit(files: list[str], overrides: list[str]) -> int:
 
 
 def _transcribe(files: list[str], overrides: list[str]) -> int:
-    if not files:
-        raise UsageError("transcribe needs audio files: python -m kit transcribe FILE...")
-    config, export = with_export(overrides)
+    from kit.config import compose
+
+    config = compose(overrides)
+    if bool(files) == bool(config.manifest):
+        raise UsageError("transcribe needs audio files or a manifest: python -m kit transcribe FILE... | manifest=FILE")
+    if config.manifest:
+        from kit.transcription.command import transcribe_manifest
+
+        return transcribe_manifest(config, lambda: export_for(config))
+    export = export_for(config)
     from kit.decoding.offline import transcribe_files
 
     failed = False
@@ -187,19 +194,25 @@ def _doctor(files: list[str], overrides: list[str]) -> int:
 
 def with_export(overrides: list[str]):  # type: ignore[no-untyped-def]  # naming the types would import them here
     """The configuration, and the export that `checkpoint` names or the newest one."""
-    from pathlib import Path
-
     from kit.config import compose
-    from kit.runs import export_of, newest_export
 
     config = compose(overrides)
+    return config, export_for(config)
+
+
+def export_for(config):  # type: ignore[no-untyped-def]  # as above
+    """The export that `checkpoint` names or the newest one."""
+    from pathlib import Path
+
+    from kit.runs import export_of, newest_export
+
     if config.checkpoint is not None:
-        return config, export_of(config.checkpoint)
+        return export_of(config.checkpoint)
     export = newest_export(Path(config.runs))
     if export is None:
         raise UsageError(f"no finished run in {config.runs}; train one with python -m kit fit, or give checkpoint=PATH")
     print(f"using {export}", file=sys.stderr)
-    return config, export
+    return export
 
 
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {

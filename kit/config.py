@@ -297,6 +297,8 @@ def _check_whole(config: DictConfig) -> None:
         if value is not None and value not in options:
             raise UsageError(f"{key} must be one of {', '.join(options)}, or null; got {value}")
     _check_retrieval(_resolved(config.get("retrieval")) or {})
+    if config.batch.device is not None:
+        _check_device("batch.device", config.batch.device)
     if not _NAME.fullmatch(str(config.experiment)):
         raise UsageError(f"experiment is the name of a folder; {str(config.experiment)!r} cannot be one")
 
@@ -309,8 +311,12 @@ def _check_retrieval(section: Mapping[str, Any]) -> None:
         raise UsageError(f"retrieval.margin must be a finite number, got {margin}")
     if not isinstance(found["verify"], bool):
         raise UsageError(f"retrieval.verify must be true or false, got {found['verify']}")
-    if not _DEVICE.fullmatch(str(found["device"])):
-        raise UsageError(f"retrieval.device must be cpu, cuda or cuda:NUMBER, got {found['device']}")
+    _check_device("retrieval.device", found["device"])
+
+
+def _check_device(key: str, value: Any) -> None:
+    if not _DEVICE.fullmatch(str(value)):
+        raise UsageError(f"{key} must be cpu, cuda or cuda:NUMBER, got {value}")
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

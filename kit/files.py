@@ -112,6 +112,18 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomic(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def append(file: BinaryIO, path: str | Path, content: bytes) -> None:
+    """Add to the file that is open, without a buffer, at `path`; returns when the disk has it.
+
+    Raises:
+        KitError: the disk is full or fails; a part of `content` may have reached it.
+    """
+    with _explained(Path(path)):
+        while content:
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
+
+
 def append_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Add rows to a CSV whose columns are the keys of the first; it appears whole or stays as it was."""
     path = Path(path)

@@ -37,17 +37,26 @@ Any other value of configs/ can be given in the same way.""",
     ),
     "transcribe": Entry(
         "write down what is said in audio files",
-        "transcribe FILE... [checkpoint=PATH] [key=value ...]",
+        "transcribe FILE... | manifest=FILE out=FILE.jsonl  [checkpoint=PATH] [key=value ...]",
         """Prints FILE<TAB>TEXT, a line a file, as each is ready. Any sample rate; wav, flac, mp3, ogg; several channels
 are mixed. A file that cannot be read is told on standard error, the others go on, and the exit code is 1.
+With a manifest, all that it lists is written to a file, a line of JSON an utterance, in batches. Killed at any moment,
+the same command goes on, and each utterance is written once (docs/batch.md).
 
 examples:
   python -m kit transcribe a.wav b.flac
   python -m kit transcribe a.wav checkpoint=runs/default/sft/20260101-120000
   python -m kit transcribe a.wav hotwords=names.db         names that are heard become hints (see kit hotwords)
   python -m kit transcribe -- name=with=signs.wav          files only, after --
+  python -m kit transcribe manifest=my/utterances.jsonl out=texts.jsonl
+  python -m kit transcribe manifest=/fast/aishell/test out=texts.jsonl batch.times=true
 
-checkpoint=PATH      a run or an export (default: the newest complete one in runs/)""",
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
+manifest=FILE        a jsonl of audio, a Lhotse manifest, a Shar folder or address
+out=FILE.jsonl       id, text, language, duration; what cannot be transcribed is in FILE.problems.jsonl, with the reason
+batch.seconds=120    of audio that are decoded together
+batch.times=true     with segments and words, and when they were said
+batch.device=cpu|cuda    default: a GPU where there is one""",
     ),
     "stream": Entry(
         "write down what is being said, as it is said",

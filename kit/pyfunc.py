@@ -25,6 +25,7 @@ from mlflow.types.schema import Array
 from kit import config as configs
 from kit.audio.features import SAMPLE_RATE
 from kit.audio.reading import read_audio, resample
+from kit.decoding.batches import Batches
 from kit.decoding.engine import Engine
 from kit.decoding.offline import transcribe
 from kit.errors import KitError
@@ -58,7 +59,7 @@ class Transcriber(PythonModel):
         """Load the export that lies in the model."""
         folder = Path(context.artifacts["export"])
         decoding = configs.load(Path(context.artifacts["decoding"])).decoding
-        self.engine = Engine(load_export(folder), decoding)
+        self.batches = Batches(Engine(load_export(folder), decoding))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """A text a row; what is wrong with a row stands in its `error`, and the others go on."""
@@ -67,7 +68,7 @@ class Transcriber(PythonModel):
 
     def _answer(self, row: Mapping[str, Any]) -> tuple[str, str]:
         try:
-            return transcribe(self.engine, _samples(row)), ""
+            return transcribe(self.batches, _samples(row)), ""
         except KitError as error:
             return "", str(error)
 

@@ -19,6 +19,8 @@ OPTIONAL = {
     "hints_from": str,
     "benchmark": str,
     "system": str,
+    "manifest": str,
+    "batch.device": str,
     "hotwords": str,
     "personal": str,
     "retrieval.shortest": int,
@@ -44,6 +46,7 @@ TYPES: dict[type, str] = {
 }
 AT_LEAST = {
     "seed": 0,
+    "batch.seconds": 1,
     "threads": 1,
     "decoding.chunk": 0,
     "decoding.left": -1,
@@ -90,6 +93,7 @@ AT_MOST = {
 }
 ONE_OF = {
     "model.labels": ("phonemes", "characters"),
+    "engine": ("local",),
     "pipeline": ("auto", "async", "sequential"),
     "hints_from": ("right", "wrong", "homophone", "mixed"),
     "stage.mean": ("sequence", "token", "constant"),

@@ -10,13 +10,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from kit.audio.features import SAMPLE_RATE, WINDOW
+from kit.audio.features import WINDOW
 from kit.audio.reading import AudioError, read_audio
+from kit.decoding.batches import Batches
 from kit.decoding.callbacks import Utterance, build_callbacks, gather, hints_of
 from kit.decoding.decoder import Decoder, Work
-from kit.decoding.endpointing import Endpointing
 from kit.decoding.engine import Engine
-from kit.decoding.events import Final
 from kit.decoding.finals import CallbackJudge, decide
 from kit.decoding.phonemes import greedy
 from kit.errors import KitError
@@ -132,25 +131,32 @@ def transcribe_files(
 
     A recording longer than `decoding.max_seconds` is split at its pauses.
     """
-    engine = Engine(load_export(export, PARTS), config.decoding)
-    engine.session().close()  # a callback that cannot be had is told once, not once a file
+    batches = Batches(Engine(load_export(export, PARTS), config.decoding))
     for path in paths:
         try:
-            samples = read_audio(path)
-            if len(samples) < WINDOW:
-                raise AudioError(f"{path} is shorter than one window of 25 ms; give at least that much audio")
-            yield path, transcribe(engine, samples)
+            yield path, transcribe(batches, checked(read_audio(path), path))
         except KitError as error:
             yield path, error
 
 
-def transcribe(engine: Engine, samples: Tensor) -> str:
-    """The text of (n,) samples at 16 kHz, utterances joined by spaces."""
-    session = engine.session()
-    if len(samples) > engine.decoding.max_seconds * SAMPLE_RATE:
-        session.callbacks.insert(0, Endpointing())
-    try:
-        events = session.push(samples) + session.finish()
-    finally:
-        session.close()
-    return " ".join(event.text for event in events if isinstance(event, Final) and event.text)
+def checked(samples: Tensor, path: str | Path) -> Tensor:
+    """Samples (n,) that are enough to recognize anything.
+
+    Raises:
+        AudioError: they are not.
+    """
+    if len(samples) < WINDOW:
+        raise AudioError(f"{path} is shorter than one window of 25 ms; give at least that much audio")
+    return samples
+
+
+def transcribe(batches: Batches, samples: Tensor) -> str:
+    """The text of (n,) samples at 16 kHz, utterances joined by spaces.
+
+    Raises:
+        Exception: what a callback raised.
+    """
+    ((_, found),) = [one for ready in batches.transcribe([samples]) for one in ready]
+    if isinstance(found, Exception):
+        raise found
+    return found.text

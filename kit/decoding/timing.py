@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from omegaconf import DictConfig, open_dict
+
 from kit.decoding.alignment import align_text, warm_up
 from kit.decoding.callbacks import DecodingCallback, Utterance
 from kit.decoding.events import Final, Word
@@ -24,3 +26,13 @@ class Timing(DecodingCallback):
             Word(unit, utterance.start + first * FRAME, utterance.start + last * FRAME) for unit, first, last in placed
         ]
         return replace(event, words=words)
+
+
+def with_timing(decoding: DictConfig) -> DictConfig:
+    """The decoding with word times, which latencies are measured from."""
+    timed = decoding.copy()
+    target = f"{Timing.__module__}.{Timing.__qualname__}"
+    if not any(one and one.get("_target_") == target for one in timed.callbacks.values()):
+        with open_dict(timed):
+            timed.callbacks.timing = {"_target_": target}
+    return timed

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from kit.audio.loudness import signal_to_noise
 from kit.decoding.engine import Engine
 from kit.decoding.offline import recognize
+from kit.decoding.timing import with_timing
 from kit.evaluation import streaming
 from kit.evaluation.hints import Names
 from kit.evaluation.latency import latency
@@ -215,7 +216,7 @@ def measure_streams(
     Returns:
         also "latency" -> part -> figures, and "silence" -> kind -> clips and those with text, unless they are the part.
     """
-    streamed = streaming.needs_timing(config.decoding)
+    streamed = with_timing(config.decoding)
     name = f"stream, {config.decoding.chunk * FRAME_MS} ms"
     judge = Judge(config, data)
     result = Measurement(judge)

@@ -17,7 +17,6 @@ from kit.decoding.callbacks import DecodingCallback, Utterance, hints_of
 from kit.decoding.engine import Engine
 from kit.decoding.events import Event, Final, Partial
 from kit.decoding.session import Session
-from kit.decoding.timing import Timing
 from kit.evaluation.hints import Names
 from kit.model.recognizer import Recognizer
 
@@ -172,13 +171,3 @@ def words_in_silence(engine: Engine, count: int = 200) -> dict[str, dict[str, in
         row["with text"] += said
     session.close()
     return found
-
-
-def needs_timing(decoding: DictConfig) -> DictConfig:
-    """The decoding with word times, which latencies are measured from."""
-    timed = decoding.copy()
-    target = f"{Timing.__module__}.{Timing.__qualname__}"
-    if not any(one and one.get("_target_") == target for one in timed.callbacks.values()):
-        with open_dict(timed):
-            timed.callbacks.timing = {"_target_": target}
-    return timed

@@ -12,6 +12,7 @@ from small import small_config, small_recognizer
 
 from kit import pyfunc
 from kit.audio.reading import read_audio, resample
+from kit.decoding.batches import Batches
 from kit.decoding.engine import Engine
 from kit.decoding.offline import transcribe
 from kit.model.export import load_export, save_export
@@ -35,14 +36,14 @@ def predict(folder, **columns):
 def test_it_says_what_the_command_line_says(model):
     folder, config = model
     path = str(folder / "a.wav")
-    engine = Engine(load_export(folder / "export"), config.decoding)
-    assert predict(folder, path=[path]).text.tolist() == [transcribe(engine, read_audio(path))]
+    batches = Batches(Engine(load_export(folder / "export"), config.decoding))
+    assert predict(folder, path=[path]).text.tolist() == [transcribe(batches, read_audio(path))]
 
 
 def test_paths_and_samples_are_heard_alike_and_a_bad_row_stops_no_other(model, monkeypatch):
     """What is heard is told by a recognizer that hears everything: random weights have nothing to say."""
     folder, _ = model
-    monkeypatch.setattr(pyfunc, "transcribe", lambda engine, samples: f"{len(samples)} {float(samples.sum()):.2f}")
+    monkeypatch.setattr(pyfunc, "transcribe", lambda batches, samples: f"{len(samples)} {float(samples.sum()):.2f}")
     path = str(folder / "a.wav")
     found = predict(folder, path=[path, "nowhere.wav"])
     wanted = found.text[0]
