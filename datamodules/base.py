@@ -44,7 +44,7 @@ from datamodules.features import (
 )
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
-from datamodules.rows import EAGER
+from datamodules.rows import EAGER, subset
 from datamodules.sampling import Endless, FavorLong, OwnIds, some
 from datamodules.sources import read_samples
 from datamodules.truncation import truncated
@@ -245,6 +245,11 @@ class SpeechData(L.LightningDataModule):
         """Normalized sentences for training a language model: here the training transcripts."""
         return self.transcripts(["train"])
 
+    def sentences(self) -> list[str]:
+        """Those of `texts` that are in `data.languages`, if these are given."""
+        wanted = self.config.data.get("languages")
+        return [text for text in self.texts() if language_of(text) in wanted] if wanted else self.texts()
+
     def transcripts(self, splits: Sequence[str]) -> list[str]:
         """Normalized transcripts of some parts."""
         return [normalize(cut.supervisions[0].text) for split in splits for cut in self.cuts(split)]
@@ -290,8 +295,26 @@ class SpeechData(L.LightningDataModule):
             return CutSet.from_cuts(filter(None, map(truncated, self.cuts(self.test_parts()[0]))))
         if JOIN in split:
             return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
-        cuts = self.load_cuts(split)
+        cuts = self.spoken(split)
         return cuts if split == "train" and cuts.is_lazy and len(cuts) > EAGER else cuts.to_eager()
+
+    def spoken(self, split: str) -> CutSet:
+        """The CutSet of a part as far as it is in `data.languages`, if these are given.
+
+        Raises:
+            UsageError: nothing of it is; a dev part is empty then.
+        """
+        cuts, wanted = self.load_cuts(split), self.config.data.get("languages")
+        if not wanted:
+            return cuts
+        if not isinstance(cuts.data, Sequence):
+            cuts = cuts.to_eager()
+        spoken = [cut.supervisions[0].language for cut in cuts]
+        places = [place for place, language in enumerate(spoken) if language in wanted]
+        if spoken and not places and split != "dev":
+            there = ", ".join(sorted(set(map(str, spoken))))
+            raise UsageError(f"data.languages={list(wanted)} leaves nothing of the part {split}, which is in {there}")
+        return subset(cuts, places)
 
     def store(self, split: str) -> FeatureStore:
         """The cached features of a split, computed at first use."""
@@ -427,7 +450,7 @@ class SpeechData(L.LightningDataModule):
 
     def _text_loader(self) -> DataLoader:
         if self._texts is None:
-            self._texts = TextDataset(self.texts())
+            self._texts = TextDataset(self.sentences())
         size = len(self._texts.texts)
         sampler = TextSampler(size, self.config.stage.batch_texts, self.config.seed, self.position[1])
         return self._loader(self._texts, sampler)

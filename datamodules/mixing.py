@@ -57,7 +57,7 @@ class MixedData(SpeechData):
             guess = nearest(split, self.test_parts())
             hint = f"did you mean {guess}?" if guess else f"choose train, dev, {', '.join(self.test_parts())}"
             raise UsageError(f"data=mix has no part {split!r}; {hint}")
-        cuts = self.members[name].load_cuts(part)
+        cuts = self.members[name].spoken(part)
         self.left_out[split] = self.members[name].left_out.get(part, [])
         return cuts
 
@@ -67,7 +67,7 @@ class MixedData(SpeechData):
 
     def texts(self) -> list[str]:
         """What the members have for training a language model."""
-        return [text for member in self.members.values() for text in member.texts()]
+        return [text for member in self.members.values() for text in member.sentences()]
 
     def weights(self) -> torch.Tensor | None:
         """(n,) of the utterances of training: so that the seconds drawn of each member have its share."""

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from kit.errors import KitError, UsageError, nearest
+from kit.errors import KitError, UsageError, first_line, nearest
 from kit.files import write_text
 from kit.values import AT_LEAST, AT_MOST, FREE, ONE_OF, OPTIONAL, TYPES
 
@@ -47,7 +47,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str
     folders = _own_folders(parsed, config_dir)
     groups = _groups([CONFIGS, *folders])
     chosen = [item for item in parsed if _is_choice(item, groups)]
-    values = [item for item in parsed if not _is_choice(item, groups)]
+    values = [_written_out(item) for item in parsed if not _is_choice(item, groups)]
     for item in chosen:
         _check_option(item, groups)
     config = _hydra([f"{item.key_or_group}={item.value()}" for item in chosen], folders)
@@ -91,7 +91,7 @@ def load(path: str | Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except Exception as error:  # the YAML reader has many errors of its own
-        raise KitError(f"cannot read the configuration {path}: {_first_line(error)}") from error
+        raise KitError(f"cannot read the configuration {path}: {first_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise KitError(f"cannot read the configuration {path}: it holds no keys")
     return config
@@ -146,6 +146,14 @@ def _quote(value: str) -> str:
     return f"'{escaped}'"
 
 
+def _written_out(item: Override) -> Override:
+    """`model.llm=NAME` names a pretrained LLM, which brings its own shape; all else stays as it is."""
+    value = item.value()
+    if item.key_or_group != "model.llm" or not isinstance(value, str):
+        return item
+    return _parse(f"model.llm={{pretrained: {_quote(value)}, config: null}}")
+
+
 def _own_folders(parsed: Sequence[Override], config_dir: Any) -> list[Path]:
     """Folders of the user's own, checked: from the argument, `configs=` (the last one counts), and KIT_CONFIGS."""
     named: list[Any] = [config_dir] if isinstance(config_dir, (str, Path)) else list(config_dir or [])
@@ -190,7 +198,7 @@ def _hydra(overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("config", overrides=[*overrides, *search])
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(f"cannot compose the configuration: {_first_line(error)}") from error
+        raise UsageError(f"cannot compose the configuration: {first_line(error)}") from error
 
 
 # --- checking overrides -----------------------------------------------------------------------------------------------
@@ -347,7 +355,7 @@ def _resolved(node: Any) -> Any:
     try:
         return OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise UsageError(f"cannot resolve the configuration: {_first_line(error)}") from error
+        raise UsageError(f"cannot resolve the configuration: {first_line(error)}") from error
 
 
 def _escape(value: Any) -> Any:
@@ -359,7 +367,3 @@ def _escape(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _escape(item) for key, item in value.items()}
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

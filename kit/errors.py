@@ -14,6 +14,11 @@ class UsageError(KitError):
     """The command was used wrongly; the command line prints the message alone and exits with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """The option most like `name`, or None when nothing is close enough to be what was meant."""
     matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

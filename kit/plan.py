@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from kit.config import for_stage
 from kit.errors import UsageError
 from kit.progress import say
-from kit.runs import Run, export_of, model_fingerprint, newest_export, newest_finished, read_json, under_way
+from kit.runs import Run, export_of, newest_export, newest_finished, read_json, under_way
 from kit.snapshots import Pretraining
 
 
@@ -106,7 +106,7 @@ def _init(config: DictConfig) -> Path | None:
         return None
     if config.init != "newest":
         return export_of(config.init)
-    found = newest_export(Path(config.runs), config.stage.parts, model_fingerprint(config))
+    found = newest_export(Path(config.runs), config.stage.parts, config.model)
     if found is None:
         raise UsageError(f"init=newest: {config.runs} has no finished run of this model; train one or give init=PATH")
     return found
@@ -133,7 +133,7 @@ def _visit(config: DictConfig, names: list[str], plan: Plan, above: tuple[str, .
             raise UsageError(f"stages need each other in a circle: {' -> '.join((*path, name))}; mend their requires")
         if name in plan.exports or any(stage.stage.name == name for stage in plan.todo):
             continue
-        run = newest_finished(Path(config.runs), str(config.experiment), name, model_fingerprint(config))
+        run = newest_finished(Path(config.runs), str(config.experiment), name, config.model)
         if run is not None:
             plan.exports[name] = run.export
             continue

@@ -46,6 +46,10 @@ _IMMATERIAL = {
 }
 
 
+# Keys of the model section that matter only where the part is built.
+_OF_PART = {"adaptor": ("adaptor",), "llm": ("llm", "prompt")}
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of one stage; knows where its things are."""
@@ -154,24 +158,23 @@ def runs_in(folder: Path) -> list[Run]:
     return [Run(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
 
 
-def newest_finished(root: Path, experiment: str, stage: str, model: str) -> Run | None:
-    """The run of `stage` that finished last among those whose model section has the fingerprint `model`."""
+def newest_finished(root: Path, experiment: str, stage: str, model: DictConfig) -> Run | None:
+    """The run of `stage` that finished last among those with the model section `model`, as far as they build it."""
     return _newest(run for run in runs_in(root / experiment / stage) if _has_model(run, model))
 
 
 def under_way(config: DictConfig, stage: str) -> Run | None:
     """The newest run of another stage of the same experiment and model that a living process holds."""
     folder = Path(config.runs) / str(config.experiment) / stage
-    model = model_fingerprint(config)
-    return next((run for run in reversed(runs_in(folder)) if run.busy() and _has_model(run, model)), None)
+    return next((run for run in reversed(runs_in(folder)) if run.busy() and _has_model(run, config.model)), None)
 
 
-def newest_export(root: Path, parts: Collection[str] = ALL_PARTS, model: str | None = None) -> Path | None:
+def newest_export(root: Path, parts: Collection[str] = ALL_PARTS, model: DictConfig | None = None) -> Path | None:
     """The export that was finished last over all experiments and stages.
 
     Args:
         parts: exports that have all these are preferred.
-        model: only runs whose model section has this fingerprint.
+        model: only runs with this model section, as far as they build it.
     """
     finished = [Run(path.parent) for path in root.glob("*/*/*/export") if path.is_dir()]
     known = [run for run in finished if model is None or _has_model(run, model)]
@@ -229,14 +232,21 @@ def material(config: DictConfig) -> str:
         config = config.copy()  # a part of the data that this stage does not take
         OmegaConf.set_struct(config, False)
         config.data.pop("made")
-    sections = [str(key) for key in config if key not in _IMMATERIAL and key != "trainer"]
+    sections = [str(key) for key in config if key not in {*_IMMATERIAL, "trainer", "model"}]
     trainer = [f"trainer.{key}" for key in config.trainer if key != "progress"]
-    return configs.fingerprint(config, [*sections, *trainer])
+    model = [f"model.{key}" for key in _built(config.model, config.stage.get("parts", ALL_PARTS))]
+    return configs.fingerprint(config, [*sections, *trainer, *model])
 
 
-def model_fingerprint(config: DictConfig) -> str:
-    """Fingerprint of the model section."""
-    return configs.fingerprint(config, ["model"])
+def model_fingerprint(model: DictConfig, parts: Collection[str] = ALL_PARTS) -> str:
+    """Fingerprint of what a model section says about these parts of the recognizer."""
+    return configs.fingerprint(model, _built(model, parts))
+
+
+def _built(model: DictConfig, parts: Collection[str]) -> list[str]:
+    """The keys of a model section that decide about these parts: a stage without an LLM is the same under all LLMs."""
+    lacking = {key for part, keys in _OF_PART.items() if part not in parts for key in keys}
+    return [str(key) for key in model if key not in lacking]
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:
@@ -244,10 +254,12 @@ def _newest(runs: Iterable[Run]) -> Run | None:
     return max(finished, key=lambda run: (run.export.stat().st_mtime_ns, run.path.name), default=None)
 
 
-def _has_model(run: Run, model: str) -> bool:
+def _has_model(run: Run, model: DictConfig) -> bool:
     try:
-        return model_fingerprint(run.config()) == model
-    except KitError:  # a run of a damaged or much older configuration is nobody's upstream
+        config = run.config()
+        parts = config.stage.get("parts", ALL_PARTS)
+        return model_fingerprint(config.model, parts) == model_fingerprint(model, parts)
+    except (KitError, AttributeError):  # a run of a damaged or much older configuration is nobody's upstream
         return False
 
 

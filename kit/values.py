@@ -29,6 +29,7 @@ OPTIONAL = {
     "data.fetch": list,
     "data.train_hours": float,
     "data.texts": str,
+    "data.languages": list,
     "stage.context.important": str,
     "stage.clip_high": float,
     "stage.kl": float,

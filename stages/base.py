@@ -25,6 +25,7 @@ from kit.errors import KitError
 from kit.evaluation.metrics import PhonemeErrorRate
 from kit.model.encoder import WHOLE, Chunk, draw_chunk
 from kit.model.export import PHONEMES, load_tensors, read_about
+from kit.model.llm import local, shape
 from kit.model.lora import adapt, is_adapter
 from kit.model.losses import ctc_loss
 from kit.model.recognizer import Recognizer
@@ -95,12 +96,16 @@ class Stage(L.LightningModule):
         parts = list(config.stage.parts)
         sources = {part: folder for part in parts if (folder := _source(part, config, starts))}
         model = config.model.copy()
+        weights = None
         if "llm" in sources:
             model.llm.config = OmegaConf.create(read_about(sources["llm"])["model"]["llm"]["config"])
-        tokenizer = cls._tokenizer(config, data, sources.get("llm")) if "llm" in parts else None
+        elif "llm" in parts and model.llm.pretrained:
+            weights = local(str(model.llm.pretrained), config.cache)
+            model.llm.config = OmegaConf.create(shape(weights))
+        tokenizer = cls._tokenizer(config, data, sources.get("llm") or weights) if "llm" in parts else None
         if "phoneme_head" in sources:
             data.use_inventory(PhonemeInventory.load(sources["phoneme_head"] / PHONEMES))
-        recognizer = Recognizer(model, parts, tokenizer, data.inventory, pretrained="llm" not in sources)
+        recognizer = Recognizer(model, parts, tokenizer, data.inventory, weights)
         for folder in sorted(set(sources.values())):
             load_tensors(recognizer, folder, [part for part, source in sources.items() if source == folder])
         if "encoder" in parts and ("encoder" not in sources or config.stage.get("normalize_anew")):
@@ -120,15 +125,13 @@ class Stage(L.LightningModule):
         return own
 
     @staticmethod
-    def _tokenizer(config: DictConfig, data: SpeechData, source: Path | None) -> Any:
+    def _tokenizer(config: DictConfig, data: SpeechData, source: Path | str | None) -> Any:
         if source:
             return load_tokenizer(str(source))
-        if config.model.llm.pretrained:
-            return load_tokenizer(config.model.llm.pretrained)
         prompt = Prompt(config.model.prompt.template or TEMPLATE)
         words = re.sub(r"<\|.*?\|>", "\n", prompt.prefix() + prompt.suffix())
         # The prompt is read with every utterance: repeated here, its words become single tokens.
-        return train_tokenizer([*[words] * 100, *data.texts()], config.model.llm.config.vocab_size)
+        return train_tokenizer([*[words] * 100, *data.sentences()], config.model.llm.config.vocab_size)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """The stage's objective under "loss", and whatever else is worth a curve."""

@@ -39,10 +39,13 @@ def small_config(*overrides: str, cache: Path | None = None) -> DictConfig:
     return compose([*SIZES, *hours, *where, *overrides])
 
 
-def small_recognizer(parts: tuple[str, ...] = PARTS, seed: int = 0) -> Recognizer:
+LLAMA = "+model.llm.config.model_type=llama"  # another kind of LLM than Qwen3
+
+
+def small_recognizer(parts: tuple[str, ...] = PARTS, seed: int = 0, *overrides: str) -> Recognizer:
     """A random recognizer with a tokenizer that knows TEXTS."""
     torch.manual_seed(seed)
-    config = small_config().model
+    config = small_config(*overrides).model
     recognizer = Recognizer(config, parts, train_tokenizer(TEXTS * 3, config.llm.config.vocab_size)).eval()
     for name, parameter in recognizer.named_parameters():
         if "bias_" in name:

@@ -102,7 +102,7 @@ class TextCache:
         mask = (torch.arange(self._seen, device=inputs.device) <= self._place[..., None])[:, None]  # (B, 1, n, seen)
         hidden: Tensor = llm.model(
             inputs_embeds=inputs,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             position_ids=self._place,
             past_key_values=self,
             use_cache=False,
@@ -257,7 +257,7 @@ class Decoder:
 
     def __init__(self, recognizer: Recognizer, rows: int, max_tokens: int, watch: Stopwatch | None = None) -> None:
         self.llm, self.max_tokens, self.watch = recognizer.llm, max_tokens, watch or Stopwatch()
-        self.end = recognizer.tokenizer.eos_token_id
+        self.end = recognizer.end
         self.embed = self.llm.get_input_embeddings()
         self.cache = TextCache(self.llm, 0)
         self.prefix = recognizer.prompt.prefix_ids(recognizer.tokenizer)

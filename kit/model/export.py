@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.errors import KitError
 from kit.files import write_text
+from kit.model.llm import plain_shape
 from kit.model.lora import merged
 from kit.model.recognizer import Recognizer
 from kit.text.phonemes import PhonemeInventory
@@ -43,8 +44,7 @@ def save_export(recognizer: Recognizer, folder: Path, meta: dict[str, Any]) -> N
     """
     config = cast(dict[str, Any], OmegaConf.to_container(recognizer.config, resolve=True))
     if "llm" in recognizer.parts:
-        shape = recognizer.llm.config.to_diff_dict()
-        config["llm"]["config"] = {key: value for key, value in shape.items() if key not in ("architectures", "dtype")}
+        config["llm"]["config"] = plain_shape(recognizer.llm.config)
     about = {"format": FORMAT, "parts": list(recognizer.parts), "model": config, "meta": meta}
     tied = _tied(recognizer)
     tensors = {

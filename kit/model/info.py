@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from kit.model.llm import with_shape
 from kit.model.recognizer import PARTS, Recognizer
 
 
@@ -22,15 +23,16 @@ def parameter_counts(config: DictConfig) -> dict[str, int]:
 
 def describe(config: DictConfig) -> str:
     """A table of parts and parameter counts for `python -m kit info`."""
-    counts = parameter_counts(config.model)
-    encoder, llm = config.model.encoder, config.model.llm
+    model = with_shape(config.model, config.cache)
+    counts = parameter_counts(model)
+    encoder, llm = model.encoder, model.llm
     notes = {
         "encoder": f"Conformer, {encoder.layers} x {encoder.dim}, {encoder.heads} heads, kernel {encoder.kernel}",
         "phoneme_head": "CTC head, 3-layer MLP",
-        "adaptor": f"{config.model.adaptor.stack} frames stacked, 2-layer MLP",
+        "adaptor": f"{model.adaptor.stack} frames stacked, 2-layer MLP",
         "llm": f"{llm.pretrained or 'random'}, {llm.config.num_hidden_layers} x {llm.config.hidden_size}",
     }
-    lines = [f"model={config.model.name}"]
+    lines = [f"model={model.name}"]
     lines += [f"  {part:<14}{_millions(counts[part]):>12}  {notes[part]}" for part in PARTS]
     lines.append(f"  {'total':<14}{_millions(sum(counts.values())):>12}")
     return "\n".join(lines)

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
-from typing import Any, cast
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from kit.errors import KitError
 from kit.model.encoder import WHOLE, Chunk, ConformerEncoder
 from kit.model.heads import Adaptor, PhonemeHead
+from kit.model.llm import build_llm
 from kit.model.losses import IGNORE
 from kit.text.phonemes import PhonemeInventory
 from kit.text.prompt import TEMPLATE, Prompt
 
 PARTS = ("encoder", "phoneme_head", "adaptor", "llm")
-
-
-def build_llm(config: DictConfig, pretrained: bool) -> Any:
-    """The language model of `model.llm`: from the hub or a folder if `pretrained`, else random with `config` as shape.
-
-    Raises:
-        KitError: the named model cannot be had.
-    """
-    from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-    if not (pretrained and config.pretrained):
-        return Qwen3ForCausalLM(
-            Qwen3Config(**cast(dict[str, Any], OmegaConf.to_container(config.config, resolve=True)))
-        )
-    try:
-        return AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise KitError(
-            f"cannot load model.llm.pretrained={config.pretrained}: it is neither a folder with safetensors nor to be "
-            "had from the hub; download it and give its folder, or set model.llm.pretrained=null for a random one"
-        ) from error
 
 
 class Recognizer(nn.Module):
@@ -51,7 +30,7 @@ class Recognizer(nn.Module):
         parts: which of PARTS to build.
         tokenizer: the LLM's; needed for everything with text.
         inventory: the phonemes; the default one if None.
-        pretrained: load the LLM's weights named in the configuration (an export brings its own).
+        weights: of the LLM, as `kit.model.llm.local` names them; None for random ones of the shape in `config`.
     """
 
     encoder: ConformerEncoder
@@ -65,7 +44,7 @@ class Recognizer(nn.Module):
         parts: Collection[str] = PARTS,
         tokenizer: Any = None,
         inventory: PhonemeInventory | None = None,
-        pretrained: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.config, self.parts = config, tuple(part for part in PARTS if part in parts)
@@ -77,7 +56,7 @@ class Recognizer(nn.Module):
         if "phoneme_head" in parts:
             self.phoneme_head = PhonemeHead(encoder.dim, len(self.inventory), config.phoneme_head.hidden)
         if "llm" in parts:
-            self.llm = build_llm(config.llm, pretrained)
+            self.llm = build_llm(config.llm.config, weights)
         if "adaptor" in parts:
             self.adaptor = Adaptor(encoder.dim, config.adaptor.stack, config.adaptor.hidden, self.llm_width)
         self._prompt_ids: tuple[list[int], list[int]] | None = None
@@ -98,6 +77,11 @@ class Recognizer(nn.Module):
         """(B, T, F) log-mel features and lengths (B,) to encoder frames (B, T', D) and their lengths."""
         frames, lengths, _ = self.encoder(features, lengths, chunk)
         return frames, lengths
+
+    @cached_property
+    def end(self) -> int:
+        """The token that ends a transcript: the one after it in the prompt's template."""
+        return self.prompt.end_id(self.tokenizer)
 
     def tail_ids(self, hints: Sequence[str] = ()) -> list[int]:
         """Token ids of the prompt between the speech and the transcript."""

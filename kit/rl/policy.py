@@ -106,7 +106,7 @@ def score(llm: Any, prompts: Prompts, samples: Samples, temperature: float) -> t
     seen = torch.arange(past, device=sizes.device) < begin + sizes[:, None]  # (B, P)
     hidden = llm.model(
         input_ids=packed.ids,
-        attention_mask={"full_attention": packed.mask(seen)},
+        attention_mask=packed.mask(seen),
         position_ids=(begin + sizes)[:, None] + packed.times,
         past_key_values=cache,
         use_cache=True,

@@ -27,7 +27,7 @@ class Rollouts:
 
     def __init__(self, recognizer: Recognizer, max_tokens: int) -> None:
         self.recognizer, self.max_tokens = recognizer, max_tokens
-        self.end: int = recognizer.tokenizer.eos_token_id
+        self.end = recognizer.end
 
     def sample(self, prompts: Prompts, group: int, temperature: float, seeds: Sequence[int]) -> Samples:
         """Draw `group` hypotheses an utterance.

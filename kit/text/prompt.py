@@ -26,14 +26,14 @@ Transcribe the speech into text <speech>. Contextual hints: {context}.<|im_end|>
 
 SEPARATOR = ", "  # of hints; the paper does not give it
 
-_SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIALS)) + ")")
 _BRACKETS = str.maketrans("<>", "  ")
 
 
 class Prompt:
     """A template in four parts: before the speech, up to the hints, up to the transcription, and the end.
 
-    The specials of the template are parsed, those in hints and transcriptions never are.
+    The specials of the template, Qwen's and whichever others the tokenizer has, are parsed; those in hints and
+    transcriptions never are.
     """
 
     def __init__(self, template: str = TEMPLATE) -> None:
@@ -64,13 +64,24 @@ class Prompt:
     def suffix_ids(self, tokenizer: PreTrainedTokenizerBase, hints: Sequence[str] = ()) -> list[int]:
         """Token numbers of `suffix(hints)`: as many specials, in the same order, whatever the hints say."""
         # Hints are joined to the plain text on both sides, so that the words meet as they do in running text.
-        left, right = _SPECIAL.split(self._to_hints), _SPECIAL.split(self._to_transcription)
+        left, right = (_cut(tokenizer, text) for text in (self._to_hints, self._to_transcription))
         parts = [*left[:-1], left[-1] + join_hints(hints) + right[0], *right[1:]]
         return _encode(tokenizer, parts)
 
     def answer_ids(self, tokenizer: PreTrainedTokenizerBase, transcription: str) -> list[int]:
         """Token numbers of a transcription and the end after it: what the language model is trained to write."""
         return encode_plain(tokenizer, transcription) + _parse(tokenizer, self._end)
+
+    def end_id(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The token by which the language model tells that a transcription ends: the first one after it.
+
+        Raises:
+            KitError: the template has nothing there.
+        """
+        ids = _parse(tokenizer, self._end)
+        if not ids:
+            raise KitError(f"the prompt template ends with {TRANSCRIPTION}; write the token behind it that ends a text")
+        return ids[0]
 
 
 def join_hints(hints: Sequence[str]) -> str:
@@ -89,11 +100,18 @@ def clean_hint(hint: str) -> str:
 
 def _parse(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Text of the template, whose specials count."""
-    return _encode(tokenizer, _SPECIAL.split(text))
+    return _encode(tokenizer, _cut(tokenizer, text))
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Plain texts and specials by turns; the first and the last are plain, perhaps empty."""
+    known = {*SPECIALS, *map(str, tokenizer.all_special_tokens)}
+    longest_first = sorted(filter(None, known), key=lambda special: (-len(special), special))
+    return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> list[int]:
-    """Plain texts and specials by turns, as `_SPECIAL.split` gives them."""
+    """Plain texts and specials by turns, as `_cut` gives them."""
     ids: list[int] = []
     for index, part in enumerate(parts):
         ids += [_special_id(tokenizer, part)] if index % 2 else encode_plain(tokenizer, part)
@@ -103,5 +121,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> list[in
 def _special_id(tokenizer: PreTrainedTokenizerBase, special: str) -> int:
     index = tokenizer.convert_tokens_to_ids(special)
     if not isinstance(index, int) or tokenizer.convert_ids_to_tokens(index) != special:  # the unknown token, perhaps
-        raise KitError(f"the tokenizer has no token {special}; use one with the chat specials of Qwen")
+        raise KitError(
+            f"the tokenizer has no token {special}; use one with the chat specials of Qwen, or give "
+            "model.prompt.template in those of this LLM"
+        )
     return index

@@ -12,7 +12,8 @@ from datamodules.features import FeatureStore, build
 from datamodules.sampling import Endless
 from kit.audio.features import LogMel
 from kit.audio.reading import read_audio
-from kit.errors import KitError
+from kit.errors import KitError, UsageError
+from kit.text.normalize import language_of
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +171,20 @@ def test_cuts_that_lhotse_hands_out_twice_keep_their_names(data, places):
     few = CutSet.from_cuts(list(data.cuts("train"))[:2])
     names = [places(rank, 3, lambda: [cut.id for cuts in data._buckets(few) for cut in cuts]) for rank in range(3)]
     assert {name for row in names for name in row} == {cut.id for cut in few} and all(len(row) == 1 for row in names)
+
+
+def test_a_part_in_some_languages(corpus, data):
+    english = corpus.data(small_config("stage=pretrain", "data.languages=[en]", cache=corpus.cache))
+    for split in ("train", "dev", "test"):
+        wanted = [cut.id for cut in data.cuts(split) if cut.supervisions[0].language == "en"]
+        assert [cut.id for cut in english.cuts(split)] == wanted and 0 < len(wanted) < len(data.cuts(split))
+    assert {language for batch in islice(english.train_dataloader(), 5) for language in batch.languages} == {"en"}
+    assert set(map(language_of, english.sentences())) == {"en"}
+    assert english.sentences() == [text for text in data.sentences() if language_of(text) == "en"]
+
+
+def test_a_language_that_nobody_speaks(corpus):
+    data = corpus.data(small_config("stage=pretrain", "data.languages=[fr]", cache=corpus.cache))
+    with pytest.raises(UsageError, match=r"data.languages=\['fr'\] leaves nothing of the part train, which is in en, "):
+        data.cuts("train")
+    assert len(data.cuts("dev")) == 0

@@ -177,3 +177,13 @@ def test_a_part_that_is_not_there(cache):
         mix(cache, BOTH).cuts("aishell/tset")
     with pytest.raises(UsageError, match="data=mix has no part 'nothing'; "):
         mix(cache, BOTH).cuts("nothing")
+
+
+def test_a_member_in_some_languages(cache):
+    data = mix(cache, "data.members={aishell: null, librispeech: {languages: [zh], train: [train_clean_100]}}")
+    with pytest.raises(UsageError, match="leaves nothing of the part train, which is in en"):
+        data.cuts("train")
+    data = mix(
+        cache, "data.members={aishell: {languages: [zh]}, librispeech: {languages: [en], train: [train_clean_100]}}"
+    )
+    assert {cut.supervisions[0].language for cut in data.cuts("aishell/test")} == {"zh"}

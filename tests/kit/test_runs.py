@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
@@ -45,7 +46,7 @@ def test_create_never_takes_a_folder_twice(tmp_path):
 
 
 def test_newest_finished(tmp_path):
-    wide = runs.model_fingerprint(config(tmp_path))
+    wide = config(tmp_path).model
     assert runs.newest_finished(tmp_path, "default", "sft", wide) is None
     old, new, narrow, unfinished = (runs.create(config(tmp_path, model__width=width)) for width in (4, 4, 3, 4))
     finish(old, at=2000), finish(new, at=3000), finish(narrow, at=4000)
@@ -58,6 +59,25 @@ def test_newest_finished(tmp_path):
     assert not unfinished.finished
 
 
+def test_a_stage_without_an_llm_is_the_same_under_all_llms(tmp_path):
+    def made(parts, llm, layers=6):
+        model = {"encoder": {"layers": layers}, "adaptor": {"hidden": 4}, "llm": llm, "prompt": {}}
+        return config(tmp_path, model=model, stage={"name": "sft", "parts": parts})
+
+    for parts, same in (
+        (["encoder", "phoneme_head"], True),
+        (["encoder", "adaptor"], True),
+        (["encoder", "llm"], False),
+    ):
+        run = finish(runs.create(made(parts, "tiny")))
+        other = made(parts, "smollm2")
+        assert runs.newest_finished(tmp_path, "default", "sft", other.model) == (run if same else None)
+        assert (runs.material(other) == runs.material(run.config())) is same
+        assert runs.newest_finished(tmp_path, "default", "sft", made(parts, "tiny", 5).model) is None
+        assert runs.newest_finished(tmp_path, "default", "sft", made(parts, "tiny").model) == run
+        shutil.rmtree(run.path)
+
+
 def test_newest_export_prefers_whole_recognizers(tmp_path):
     assert runs.newest_export(tmp_path) is None
     part = finish(runs.create(config(tmp_path)), parts=["llm"], at=9000)
@@ -65,7 +85,7 @@ def test_newest_export_prefers_whole_recognizers(tmp_path):
     whole = finish(runs.create(config(tmp_path, experiment="other")), at=1000)
     assert runs.newest_export(tmp_path) == whole.export
     assert runs.newest_export(tmp_path, ["llm"]) == part.export
-    other = runs.model_fingerprint(config(tmp_path, model__width=5))
+    other = config(tmp_path, model__width=5).model
     assert runs.newest_export(tmp_path, model=other) is None
 
 

@@ -8,13 +8,14 @@ from kit.audio.features import LogMel
 from kit.decoding.callbacks import DecodingCallback
 from kit.decoding.engine import Engine
 from kit.decoding.events import Final, Partial
+from kit.model.recognizer import PARTS
 from kit.retrieval import embedding
 from kit.retrieval.build import build
 from kit.text.phonemes import PhonemeInventory
 
 
-def recognizer(seed=4):
-    model = small_recognizer(seed=seed)
+def recognizer(seed=4, *overrides):
+    model = small_recognizer(PARTS, seed, *overrides)
     torch.manual_seed(seed)
     for parameter in model.llm.parameters():  # at its usual size a random model repeats its last token for ever
         if parameter.ndim == 2:

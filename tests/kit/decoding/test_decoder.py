@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small import LLAMA
 from streams import recognizer
 
 from kit.decoding.decoder import Decoder, GraphedStep, TextCache, Work
 
 
-@pytest.fixture(scope="module")
-def model():
-    return recognizer()
+@pytest.fixture(scope="module", params=[(), (LLAMA,)], ids=["qwen3", "llama"])
+def model(request):
+    return recognizer(4, *request.param)
 
 
 def speech(size, seed):

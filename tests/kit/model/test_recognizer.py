@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small import TEXTS, small_recognizer
+from small import LLAMA, TEXTS, small_recognizer
 
 from kit.config import compose
 from kit.model.info import describe, parameter_counts
-from kit.model.recognizer import Recognizer
+from kit.model.recognizer import PARTS, Recognizer
 from kit.text.phonemes import PhonemeInventory
 
 
@@ -25,9 +25,10 @@ def loss_in_one_piece(recognizer, speech, lengths, texts, hints):
 
 
 @pytest.mark.parametrize("hints", [None, [["外滩"], [], ["hello", "天窗"], [], []]])
-def test_text_loss_and_gradients_equal_the_plain_way(hints):
+@pytest.mark.parametrize("kind", [(), (LLAMA,)])
+def test_text_loss_and_gradients_equal_the_plain_way(kind, hints):
     """The shared prefix cache and the padding change no number."""
-    recognizer = small_recognizer()
+    recognizer = small_recognizer(PARTS, 0, *kind)
     lengths = torch.tensor([7, 3, 5, 1, 0])
     results = []
     for way in (Recognizer.text_loss, loss_in_one_piece):

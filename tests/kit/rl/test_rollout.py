@@ -3,19 +3,18 @@
 import pytest
 import torch
 from scipy.stats import chisquare
-from small import TEXTS, small_recognizer
+from small import LLAMA, TEXTS, small_recognizer
 
 from kit.decoding.decoder import GraphedStep, TextCache
+from kit.model.recognizer import PARTS
 from kit.rl.policy import Prompts, Samples, score
 from kit.rl.rollout import Draw, Local, uniform
 
 HINTS = [["外滩"], [], ["hello", "外滩"], []]
 
 
-@pytest.fixture(scope="module")
-def recognizer():
-    """With an LLM that is sure of a few tokens and ends after some: random weights find all about as likely."""
-    made = small_recognizer()
+def make(*overrides):
+    made = small_recognizer(PARTS, 0, *overrides)
     head = torch.nn.Linear(made.llm_width, made.llm.config.vocab_size)
     with torch.no_grad():
         made.llm.model.norm.weight *= 8
@@ -24,6 +23,18 @@ def recognizer():
         head.bias[made.tokenizer.eos_token_id] = 4.5
     made.llm.lm_head = head
     return made
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    """With an LLM that is sure of a few tokens and ends after some: random weights find all about as likely."""
+    return make()
+
+
+@pytest.fixture(scope="module", params=[(), (LLAMA,)], ids=["qwen3", "llama"])
+def any_kind(request):
+    """The same with LLMs of several kinds."""
+    return make(*request.param)
 
 
 def prompts_of(recognizer, rows=4, seed=0, hints=HINTS):
@@ -50,7 +61,8 @@ def plainly(recognizer, prompts, row, ids, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("hints", [HINTS, None])
-def test_rollout_and_training_pass_agree_with_a_plain_pass(recognizer, temperature, hints):
+def test_rollout_and_training_pass_agree_with_a_plain_pass(any_kind, temperature, hints):
+    recognizer = any_kind
     prompts = prompts_of(recognizer, hints=hints)
     samples = draw(recognizer, prompts, temperature=temperature)
     assert len(set(samples.lengths.flatten().tolist())) > 2, "of many lengths, so that rows were dropped"

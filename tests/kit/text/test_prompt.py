@@ -166,6 +166,24 @@ def test_a_template_of_one_s_own(tokenizer):
     assert prompt.answer_ids(tokenizer, "x")[-1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
+def test_a_transcription_ends_with_the_token_behind_it(tokenizer):
+    assert Prompt().end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    other = Prompt("<speech>{context}{transcription}<|endoftext|><|im_end|>")
+    assert other.end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    with pytest.raises(KitError, match="write the token behind it that ends a text"):
+        Prompt("<speech>{context}{transcription}").end_id(tokenizer)
+
+
+def test_a_template_may_be_in_the_specials_of_another_llm(tokenizer):
+    """Those of the tokenizer count in the template, and only there."""
+    other = train_tokenizer([TEMPLATE] * 20, 400)
+    other.add_special_tokens({"extra_special_tokens": ["<|eot_id|>", "<|eot|>"]})
+    prompt = Prompt("<speech><|eot|>{context}\n{transcription}<|eot_id|>")
+    assert specials_of(other, prompt.suffix_ids(other, ["<|eot_id|>"])) == ["<|eot|>"]
+    assert other.convert_ids_to_tokens(prompt.end_id(other)) == "<|eot_id|>"
+    assert specials_of(other, prompt.answer_ids(other, "a<|eot|>")) == ["<|eot_id|>"]
+
+
 def test_a_tokenizer_without_the_specials_is_refused():
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
