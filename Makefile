@@ -1,7 +1,7 @@
 # make run    a recognizer from nothing      make test   all tests      make help   the rest
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test check format ui clean help
+.PHONY: run test check format ui docs clean help
 
 # The first Python of at least 3.11 that this machine has; PYTHON=/path/to/python3.12 overrides it.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -27,8 +27,13 @@ format: $(VENV)/dev.stamp  ## mend what linter and formatter can mend by themsel
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-ui: $(VENV)/run.stamp  ## look at the runs in MLflow, http://127.0.0.1:5000
-	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+ui: $(VENV)/run.stamp  ## look at the runs in MLflow (ARGS="--port 5001" is passed on)
+	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
+		$(VENV)/bin/mlflow ui --workers 1 --backend-store-uri sqlite:///runs/mlflow.db $(ARGS)
+
+docs: $(VENV)/docs.stamp  ## build the documentation into site/; a link that leads nowhere fails
+	$(VENV)/bin/python -m zensical build --clean --strict
 
 clean:  ## remove the virtual environment and all caches; runs/ stays
 	rm -rf $(VENV) cache .pytest_cache .mypy_cache .ruff_cache
@@ -54,3 +59,8 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
 	@$(WARM)
 	@touch $(VENV)/run.stamp $@
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing what the documentation needs into $(VENV) ..."
+	$(PIP) --editable '.[docs]'
+	@touch $@

@@ -399,11 +399,14 @@ class SpeechData(L.LightningDataModule):
         Of several processes that train together, each gets its own, equally many and from the same bucket.
         """
         rank, processes = place()
+        buckets = min(self.config.data.buckets, len(cuts))
+        # Lhotse makes no single bucket: one that nothing is long enough for stands beside it.
+        bins: dict[str, Any] = {"num_buckets": buckets} if buckets > 1 else {"duration_bins": [1e9], "num_buckets": 2}
         with _eager_cuts():
             sampler = DynamicBucketingSampler(
                 cuts,
                 max_duration=self.config.stage.batch_seconds,
-                num_buckets=min(self.config.data.buckets, len(cuts)),
+                **bins,
                 shuffle=shuffle,
                 seed=self.config.seed,
                 rank=rank,

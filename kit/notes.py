@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from kit.callbacks import duration
 from kit.runs import Run, read_json
 
-EXPERIMENT = """A row is a command. Open it for its stages: each has its curves, its figures, the configuration, the
-export, and links to the runs that it started from.
-
-To compare: tick rows, then *Compare*. Useful columns: `test/whole/MER`, `unseen/whole/MER`, `dev/loss`, and the
-parameters that differ. Recognizers stand under *Models*, with the alias `newest`.
-"""
+EXPERIMENT = (
+    "A row is a command. Open it for its stages: each has its curves, its figures, the configuration, the export, and "
+    "links to the runs that it started from.\n\n"
+    "To compare: tick rows, then *Compare*. Useful columns: `test/whole/MER`, `unseen/whole/MER`, `dev/text_loss`, and "
+    "the parameters that differ. Recognizers stand under *Models*, with the alias `newest`."
+)
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 _RATES = ("MER", "CER", "WER", "PER")
 _SHARES = ("entity recall", "entity precision", "recited", "hallucination", "hints said", "names hinted")

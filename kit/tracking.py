@@ -216,6 +216,7 @@ class Tracker:
                 self._experiment, run_name=self._name, tags={**self._tags, **note}
             ).info.run_id
             self._log_params(self.parent, config)
+            self._log_data(self.parent, config)
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
         created = self._api.create_run(self._experiment, run_name=name, tags={**tags, _PARENT: str(self.parent)})
@@ -369,7 +370,7 @@ def _tags(config: DictConfig) -> dict[str, str]:
         "data": str(config.data.get("name", "")),
         "seed": str(config.get("seed", "")),
         "mlflow.user": _user(),
-        "mlflow.source.name": notes.command_line(config),
+        "mlflow.source.name": f"kit fit stage={config.stage.name}",  # MLflow shows what is behind the last slash
         "mlflow.source.type": "LOCAL",
     }
     found = _commit()

@@ -26,6 +26,9 @@ from stages.watch import frames_of
 _COMMON = 3  # utterances that a unit must occur in to count in a sentence vector
 
 
+FEWEST = 10  # utterances of training, below which nothing can be fitted to them
+
+
 class Representation(L.Callback):
     """Logs, on fixed utterances of the dev part (see kit/model/representation.py for the definitions):
 
@@ -62,7 +65,7 @@ class Representation(L.Callback):
             values["drift"] = linear_cka(together, reference)
         labels = phoneme_labels(recognizer, batches, frames)
         values["phoneme_probe"] = _phoneme_probe(frames, labels)
-        if self.sentences:
+        if self.sentences and len(data.cuts("train")) >= FEWEST:
             values["semantic_probe"] = self._semantic(data, recognizer, batches, frames)
         return values
 

@@ -81,7 +81,7 @@ def check(line: str) -> None:
         assert set(words[1:2]) <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)), line
     elif words[2] != "kit":
         assert importlib.util.find_spec(words[2]), f"{line}: there is no module {words[2]}"
-    else:
+    elif words[3:]:  # the bare name of the program has nothing to check
         _check_kit(words[3], *cli.split(words[4:]))
 
 

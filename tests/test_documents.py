@@ -1,20 +1,28 @@
 """What the documents tell people to type, follow or write is so: commands, sessions, code and links."""
 
+import importlib
 import re
 import shlex
+import sys
+import tomllib
 from pathlib import Path
 
 import commands
 import pytest
+import soundfile
 import torch
+import yaml
 from commands import ROOT, blocks
 from small import SIZES, small_recognizer
 
+import kit.config
 from kit.cli import main
+from kit.decoding.callbacks import Utterance, build_callbacks
 from kit.errors import UsageError
 from kit.model.export import save_export
+from kit.text.phonemes import PhonemeInventory, phonemize
 
-MADE_UP = {"configs=my_configs", "voxpopuli.get_asr_data"}  # what a reader makes first, or another package has
+MADE_UP = {"max_step=5", "configs=my_configs", "my_kernel.py", "voxpopuli.get_asr_data"}  # wrong, or made by others
 README = (ROOT / "README.md").read_text("utf-8")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 _CHANGING = re.compile(r"\d{8}-\d{6}-[0-9a-f]+|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")  # of a build: its name and its time
@@ -124,17 +132,101 @@ def test_streaming_from_python_as_the_readme_writes_it(export, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("[")
 
 
-def test_a_stage_of_ones_own_as_the_readme_writes_it(export, corpus, tmp_path, monkeypatch):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder of one's own, from which a document's files are typed off and Python takes modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for language, comment in (("python", "# "), ("yaml", "# ")):
-        (block,) = (block for block in blocks(README, language) if block.startswith("# my_"))
-        path = tmp_path / block.partition("\n")[0].removeprefix(comment)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block, "utf-8")
-    (line,) = (line for line in commands.in_markdown(README) if "configs=my_configs" in line)
-    words = shlex.split(line)[shlex.split(line).index("kit") + 1 :]
+
+    def type_off(text):
+        for block in [*blocks(text, "python"), *blocks(text, "yaml")]:
+            first = block.partition("\n")[0]
+            if first.startswith("# my_"):
+                path = tmp_path / first.removeprefix("# ")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block, "utf-8")
+
+    yield type_off
+    for path in tmp_path.glob("my_*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def typed(text, part):
+    """The words behind `kit` of the one command line of a document that has `part` in it."""
+    (line,) = (line for line in commands.in_markdown(text) if part in line and "python -m kit" in line)
+    return shlex.split(line)[shlex.split(line).index("kit") + 1 :]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/extend.md"])
+def test_a_stage_of_ones_own(name, own, export, corpus, tmp_path):
+    text = (ROOT / name).read_text("utf-8")
+    own(text)
     small = [*SIZES, "data.hours=0.01", f"cache={corpus.cache}", "trainer.max_steps=2", f"init={export}", "threads=1"]
-    assert main([*words, *small, "tracking=false", "stage.report=false", "stage.batch_seconds=6"]) == 0
+    small += ["tracking=false", "stage.report=false", "stage.batch_seconds=6", "trainer.log_every=1"]
+    assert main([*typed(text, "stage=louder"), *small]) == 0
     (made,) = tmp_path.glob("runs/default/louder/*/export")
     assert (made / "model.safetensors").is_file()
+    assert ("train/level" in (made.parent / "metrics.csv").read_text()) == (name == "docs/extend.md")
+
+
+def test_a_data_module_of_ones_own(own, tmp_path):
+    text = (ROOT / "docs/extend.md").read_text("utf-8")
+    own(text)
+    noise = torch.randn(3, 24000, generator=torch.Generator().manual_seed(0)).mul(0.1)
+    for part, samples, said in zip(
+        ("train", "dev", "test"), noise, ("open the window", "打开天窗", "hello"), strict=True
+    ):
+        folder = tmp_path / "my/recordings" / part
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "a.wav", samples.numpy(), 16000)
+        (folder / "a.txt").write_text(said + "\n", "utf-8")
+    words = [word for word in typed(text, "data=folder")[1:] if not word.startswith("init=")]
+    small = [
+        *SIZES,
+        "trainer.max_steps=1",
+        "stage.batch_seconds=6",
+        "tracking=false",
+        "stage.report=false",
+        "threads=1",
+    ]
+    assert main(["fit", *words, *small, "stage.callbacks.watch=null"]) == 0
+    assert list(tmp_path.glob("runs/default/pretrain/*/export"))
+
+
+def test_a_retriever_of_ones_own(own, tmp_path):
+    text = (ROOT / "docs/extend.md").read_text("utf-8")
+    own(text)
+    overrides = [word for word in typed(text, "transcribe a.wav")[2:] if not word.startswith("hotwords=")]
+    (tmp_path / "mine.tsv").write_text("静安寺公园\n", "utf-8")
+    config = kit.config.compose([*overrides, "personal=mine.tsv"])
+    inventory = PhonemeInventory.default()
+    (retriever,) = (
+        one for one in build_callbacks(config.decoding, inventory) if type(one).__module__ == "my_retrieval"
+    )
+    spoken = inventory.encode(phonemize("去静安寺公园"))
+    for wrong, wanted in ((0, ["静安寺公园"]), (1, ["静安寺公园"]), (2, [])):
+        utterance = Utterance(0, 0.0, inventory)
+        retriever.start(utterance)
+        heard = list(spoken)
+        for place in range(5, 5 + wrong):
+            heard[place] = 1 + heard[place] % 200
+        utterance.phonemes += heard
+        retriever.chunk(utterance)
+        assert list(retriever.hints(utterance)) == wanted
+
+
+def test_a_kernel_of_ones_own(own):
+    own((ROOT / "docs/extend.md").read_text("utf-8"))
+    rows = importlib.import_module("my_kernel").table(seconds=0.01)
+    mine = [row for row in rows if row["provider"] == "mine"]
+    assert len(mine) == 1 and mine[0]["correct"] and mine[0]["ms_50"] > 0
+
+
+def test_the_forms_for_issues_and_the_citation_can_be_read():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        form = yaml.safe_load(path.read_text("utf-8"))
+        assert {"name", "description", "body"} <= set(form)
+        assert len({field["id"] for field in form["body"]}) == len(form["body"])

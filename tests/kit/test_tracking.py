@@ -124,9 +124,10 @@ def test_a_run_says_what_it_is_and_what_it_reached(database, tmp_path):
     for run in (one, parent):
         tags = run.data.tags
         assert (tags["stage"], tags["model"], tags["data"], tags["seed"]) == ("sft", "tiny", "toy", "3")
-        assert tags["mlflow.source.name"] == "python -m kit fit stage=sft seed=3" and tags["mlflow.user"]
+        assert tags["mlflow.source.name"] == "kit fit stage=sft" and tags["mlflow.user"]
         assert tags["mlflow.source.git.commit"] == tags["commit"].rstrip("+")
-    assert [data.dataset.name for data in one.inputs.dataset_inputs] == ["toy"]
+        assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["toy"]
+    assert "`python -m kit fit stage=sft seed=3`" in parent.data.tags["mlflow.note.content"]
     kept = database / "artifacts" / one.info.run_id / "artifacts"
     table = json.loads((kept / "error_rates.json").read_text("utf-8"))
     assert table["data"][0] == ["test", "whole", "all", 3, 3.5] and len(table["data"]) == 3
