@@ -124,6 +124,20 @@ def as_stream(overrides: list[str]) -> list[str]:
     return overrides if chosen else ["decoding=streaming", *overrides]
 
 
+def _serve(files: list[str], overrides: list[str]) -> int:
+    _no_files("serve", files)
+    config, export = with_export(as_served(overrides))
+    from kit.serving.server import serve
+
+    serve(config, str(export))
+    return 0
+
+
+def as_served(overrides: list[str]) -> list[str]:
+    """The overrides of `serve`: those of `stream`, where `port=` and `host=` stand for the section's."""
+    return as_stream([re.sub(r"^(?=(port|host)=)", "serving.", override) for override in overrides])
+
+
 def _evaluate(files: list[str], overrides: list[str]) -> int:
     if files[:1] == ["compare"]:
         from kit.evaluation.comparing import compare_files
@@ -219,6 +233,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "fit": _fit,
     "transcribe": _transcribe,
     "stream": _stream,
+    "serve": _serve,
     "evaluate": _evaluate,
     "study": _study,
     "info": _info,

@@ -35,11 +35,13 @@ OK, ABSENT, LOW, WRONG = "ok", "-", "low", "WRONG"  # WRONG alone keeps the main
 # What works where something of `dependencies` does not; without an entry it is needed.
 INSTEAD = {
     "faiss-cpu": "retrieval=exact, the default, works; retrieval=hybrid and databases with dense=true do not",
+    **dict.fromkeys(("fastapi", "uvicorn", "websockets", "prometheus-client"), "all but serve works"),
 }
 
 # What an extra of pyproject.toml is for, and what works without it; one without an entry is told by its name alone.
 EXTRAS = {
     "mic": "no microphone; stream reads files",
+    "opus": "no format=opus and format=ogg from clients of serve; pcm16 works",
     "lora": "no stage.lora; without it the whole LLM is trained",
     "smollm2": "no model.llm=smollm2 and no GGUF files; model.llm=FOLDER and names on the hub work",
     "deepspeed": "no trainer.strategy=deepspeed_stage_1 or 2; ddp and fsdp work",

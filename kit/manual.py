@@ -77,6 +77,23 @@ realtime=true        hear a file no faster than it was said
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
 decoding.*           see configs/decoding/streaming.yaml""",
     ),
+    "serve": Entry(
+        "offer recognition to other programs, over WebSockets",
+        "serve [port=8000] [host=127.0.0.1] [checkpoint=PATH] [hotwords=DB] [key=value ...]",
+        """Keeps engine processes alive and steps all streams of one together. Clients send audio and get JSON events;
+docs/serving.md has the protocol. Ctrl-C or SIGTERM ends it after what is being said is written down.
+
+examples:
+  python -m kit serve
+  python -m kit serve port=9000 hotwords=names.db
+  KIT_TOKEN=secret python -m kit serve host=0.0.0.0                 for other machines, who must show the token
+  python -m kit serve serving.streams=32 serving.replicas=2         how many streams, in how many processes
+
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
+hotwords=DB          names that are heard become hints; replaced under running streams (see kit hotwords)
+serving.*            see configs/serving/default.yaml
+decoding.*           see configs/decoding/streaming.yaml""",
+    ),
     "evaluate": Entry(
         "measure error rates on held-out data",
         "evaluate [checkpoint=PATH] [data=NAME] [split=NAME] [benchmark=NAME] [system=COMMAND] [out=FILE]",

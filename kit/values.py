@@ -35,6 +35,7 @@ OPTIONAL = {
     "stage.kl": float,
     "stage.correction": float,
     "stage.rollout.folder": str,
+    "serving.token": str,
 }
 FREE = {"configs", "trainer.devices", "stage.chunks"}  # a text, a number or a list are all right
 TYPES: dict[type, str] = {
@@ -85,12 +86,26 @@ AT_LEAST = {
     "stage.kl": 0,
     "stage.correction": 1,
     "stage.rollout.timeout": 1,
+    "serving.port": 0,
+    "serving.replicas": 1,
+    "serving.streams": 1,
+    "serving.late": 0.01,
+    "serving.start_seconds": 0.1,
+    "serving.idle_seconds": 0.1,
+    "serving.stream_seconds": 1,
+    "serving.ahead_seconds": 1,
+    "serving.message_bytes": 1024,
+    "serving.most_events": 8,
+    "serving.most_hotwords": 0,
+    "serving.grace_seconds": 0,
+    "serving.stuck_seconds": 1,
 }
 AT_MOST = {
     "stage.context.share": 1,
     "stage.context.absent": 1,
     "stage.context.distractors": 1,
     "stage.context.reach": 1,
+    "serving.port": 65535,
 }
 ONE_OF = {
     "model.labels": ("phonemes", "characters"),

@@ -101,7 +101,7 @@ def _check_kit(command: str, files: list[str], overrides: list[str]) -> None:
     elif command == "study":
         compose(*kit.study.options(overrides)[1])
     else:
-        compose(*(cli.as_stream(overrides) if command == "stream" else overrides))
+        compose(*{"stream": cli.as_stream, "serve": cli.as_served}.get(command, list)(overrides))
 
 
 def compose(*overrides: str) -> None:

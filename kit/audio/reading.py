@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
-import torch
 
+from kit.audio.resampling import Resampler
 from kit.errors import KitError
 
 if TYPE_CHECKING:
+    import torch
     from soundfile import SoundFile
 
 _BLOCK = 1 << 20  # values read at once, over all channels
 _HIGHEST_RATE = 768_000  # Hz; a header that says more is broken, and the filter for it would fill the memory
 _LOUDEST = 8.0  # of full scale 1.0: decoders overshoot a little, samples beyond this were never scaled to [-1, 1]
-_HALF_WIDTH = 10  # of the anti-aliasing filter, in samples at the lower of the two rates
 
 
 class AudioError(KitError):
@@ -50,24 +49,46 @@ def read_audio(
         AudioError: the file is missing, unreadable, no audio, without samples, longer than `max_seconds`, ends before
             `start`, or has samples that are not numbers or not scaled to [-1, 1].
     """
+    import torch
+
+    pieces = [torch.from_numpy(piece) for piece in read_pieces(path, sample_rate, max_seconds, start, seconds, file)]
+    return torch.cat(pieces).clamp_(-1.0, 1.0)
+
+
+def read_pieces(
+    path: str | Path,
+    sample_rate: int = 16000,
+    max_seconds: float = 7200.0,
+    start: float = 0.0,
+    seconds: float | None = None,
+    file: BinaryIO | None = None,
+) -> Iterator[np.ndarray]:
+    """What `read_audio` reads, as (n,) float32 pieces: without torch, and never all in memory.
+
+    Decoders overshoot a little, so the samples may lie outside [-1, 1].
+
+    Raises:
+        AudioError: as in `read_audio`; pieces may have come before.
+    """
     import soundfile
 
     path = Path(path)
     if file is None:
         _check_file(path)
+    heard = False
     try:
         with soundfile.SoundFile(file or str(path)) as sound:
             frames = _check_header(path, sound, max_seconds, start, seconds)
             mono = _mono_blocks(path, sound, max_seconds, frames)
-            pieces = [torch.from_numpy(piece) for piece in _resampled(mono, sound.samplerate, sample_rate)]
+            for piece in _resampled(mono, sound.samplerate, sample_rate):
+                heard = heard or len(piece) > 0
+                yield piece
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         mend = "give a whole wav, flac, mp3 or ogg file, or convert it first, for example with ffmpeg"
         _refuse(path, f"cannot be read as audio ({reason})", mend)
-    samples = torch.cat(pieces) if pieces else torch.zeros(0)
-    if not len(samples):
+    if not heard:
         _refuse(path, "has no samples", "check that the recording was saved whole")
-    return samples.clamp_(-1.0, 1.0)
 
 
 def resample(samples: np.ndarray, rate: int, wanted: int = 16000) -> torch.Tensor:
@@ -137,45 +158,7 @@ def _check_samples(path: Path, block: np.ndarray) -> None:
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
-    """What scipy.signal.resample_poly gives for the whole signal, piece by piece.
-
-    Output sample m lies at input time m * down / up, so blocks of a multiple of `down` input samples begin on an
-    output sample, and with as much context on both sides as the filter is wide their middles are exact.
-    """
-    if rate == wanted:
-        yield from blocks
-        return
-    up, down = wanted // math.gcd(rate, wanted), rate // math.gcd(rate, wanted)
-    window = _filter(up, down)
-    margin = down * math.ceil((len(window) // 2 / up + 1) / down)
-    buffer = np.zeros(margin, dtype=np.float32)  # silence before the first sample
-    total = done = 0  # input samples that came, and those whose output was given
+    resampler = Resampler(rate, wanted)
     for block in blocks:
-        total += len(block)
-        buffer = np.concatenate((buffer, block))
-        ready = (len(buffer) - 2 * margin) // down * down
-        if ready > 0:
-            yield _middle(buffer[: ready + 2 * margin], up, down, window, margin, ready * up // down)
-            buffer, done = buffer[ready:], done + ready
-    if total > done:
-        rest = math.ceil((total - done) * up / down)
-        tail = np.concatenate((buffer, np.zeros(margin, dtype=np.float32)))
-        yield _middle(tail, up, down, window, margin, rest)
-
-
-def _filter(up: int, down: int) -> np.ndarray:
-    """The low-pass filter that resample_poly designs by itself, so that its width is known here."""
-    from scipy.signal import firwin
-
-    lowest = max(up, down)
-    taps: np.ndarray = firwin(2 * _HALF_WIDTH * lowest + 1, 1.0 / lowest, window=("kaiser", 5.0))
-    return taps.astype(np.float32)
-
-
-def _middle(samples: np.ndarray, up: int, down: int, window: np.ndarray, margin: int, count: int) -> np.ndarray:
-    """`count` output samples from the end of the left margin on."""
-    from scipy.signal import resample_poly
-
-    first = margin * up // down
-    resampled: np.ndarray = resample_poly(samples, up, down, window=window)
-    return resampled[first : first + count]
+        yield resampler.push(block)
+    yield resampler.finish()

@@ -108,6 +108,10 @@ class Engine:
         if session not in self._queue:
             self._queue.append(session)
 
+    def busy(self, session: Session) -> bool:
+        """Whether there may be something in a session that was not yet worked on."""
+        return session in self._queue
+
     def run(self, session: Session) -> None:
         """Step until this session has nothing ready; others that are ready go along."""
         while session in self._queue:

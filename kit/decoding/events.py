@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,18 @@ class Final(Event):
     words: list[Word] = field(default_factory=list)
 
 
+def as_dict(event: Event) -> dict[str, Any]:
+    """Plain values for JSON: {"event": "partial", ...}, seconds with three decimals."""
+    content: dict[str, Any] = _rounded({"event": type(event).__name__.lower(), **asdict(event)})
+    return content
+
+
 def to_json(event: Event) -> str:
-    """One line: {"event": "partial", ...}, seconds with three decimals."""
-    content = {"event": type(event).__name__.lower(), **asdict(event)}
-    return json.dumps(_rounded(content), ensure_ascii=False)
+    """`as_dict` as one line."""
+    return json.dumps(as_dict(event), ensure_ascii=False)
 
 
-def _rounded(value: object) -> object:
+def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, dict):

@@ -93,16 +93,20 @@ class Session:
     Attributes:
         slot: its place in the engine.
         callbacks: who else takes part.
+        partials: whether it tells texts before the end of speech; at first as `decoding.partials` has it.
+        heard: samples of the stream so far.
+        count: utterances of the stream that ended.
     """
 
     def __init__(self, engine: Engine, slot: int) -> None:
         self.engine, self.slot = engine, slot
+        self.partials = bool(engine.decoding.partials)
         self.callbacks = build_callbacks(engine.decoding, engine.recognizer.inventory)
         self._features = LogMelStream(engine.features)
         self._inbox: deque[Speech | End] = deque()
         self._events: list[Event] = []
-        self._heard = 0  # samples of the stream
-        self._count = 0  # utterances that ended
+        self.heard = 0  # samples of the stream
+        self.count = 0  # utterances that ended
         self._fault: Exception | None = None
         self._closed = False
         self._now = self._begin()
@@ -143,14 +147,14 @@ class Session:
         """`push` without computing: an engine that serves many sessions steps them together."""
         self._check_open()
         samples = _checked(samples)
-        start, self._heard = self._heard, self._heard + len(samples)
+        start, self.heard = self.heard, self.heard + len(samples)
         self._segment(samples, start, final=False)
         self.engine.notice(self)
 
     def end(self) -> None:
         """`finish` without computing."""
         self._check_open()
-        self._segment(torch.zeros(0), self._heard, final=True)
+        self._segment(torch.zeros(0), self.heard, final=True)
         self._inbox.append(END)
         self.engine.notice(self)
 
@@ -192,7 +196,7 @@ class Session:
     def hear(self, frames: Tensor, log_probs: Tensor) -> bool:
         """Frames (n, D) and log-probabilities (n, V) of the job that was handed out; whether there were any."""
         utterance = self._now.utterance
-        utterance.seconds = self._heard / SAMPLE_RATE
+        utterance.seconds = self.heard / SAMPLE_RATE
         self._now.frames = torch.cat([self._now.frames, frames])
         if len(log_probs):
             utterance.chunks += 1
@@ -232,7 +236,7 @@ class Session:
         utterance = self._now.utterance
         if not utterance.frames:
             return None
-        if not last and (self._now.ending or not self.engine.decoding.partials):
+        if not last and (self._now.ending or not self.partials):
             return None  # nobody would read it
         if not all(callback.expects_text(utterance) for callback in self.callbacks):
             return None
@@ -280,7 +284,7 @@ class Session:
     def _restart(self) -> None:
         self._inbox.clear()
         self._events, self._fault = [], None
-        self._heard = self._count = 0
+        self.heard = self.count = 0
         for callback in self.callbacks:
             callback.reset()
         self._now = self._begin()
@@ -290,7 +294,7 @@ class Session:
         recognizer = self.engine.recognizer
         self._features.reset()
         self.engine.forget(self.slot)
-        utterance = Utterance(self._count, 0.0, recognizer.inventory)
+        utterance = Utterance(self.count, 0.0, recognizer.inventory)
         return Progress(
             utterance,
             CallbackJudge(recognizer, self.callbacks, utterance),
@@ -311,7 +315,7 @@ class Session:
         if self._now.begun is None:
             self._now.begun = start
             self._now.utterance.start = start / SAMPLE_RATE
-            self._events.append(Began(self._count, self._heard / SAMPLE_RATE, self._now.utterance.start))
+            self._events.append(Began(self.count, self.heard / SAMPLE_RATE, self._now.utterance.start))
             for callback in self.callbacks:
                 callback.start(self._now.utterance)
 
@@ -355,7 +359,7 @@ class Session:
         self._now.utterance.text = text
         if (text, stable) != self._now.said:
             self._now.said = (text, stable)
-            self._events.append(Partial(self._count, self._now.utterance.seconds, text, stable))
+            self._events.append(Partial(self.count, self._now.utterance.seconds, text, stable))
 
     def _cut(self, tokens: list[int], text: str, rollback: int) -> list[int]:
         """The tokens of a text but the last `rollback`, and no less than whole characters."""
@@ -371,14 +375,14 @@ class Session:
         utterance = self._now.utterance
         utterance.text = self._now.judge.chosen
         end = ((self._now.begun or 0) + self._now.taken) / SAMPLE_RATE
-        event = Final(self._count, self._heard / SAMPLE_RATE, utterance.text, utterance.start, end)
+        event = Final(self.count, self.heard / SAMPLE_RATE, utterance.text, utterance.start, end)
         for callback in self.callbacks:
             event = callback.final(utterance, event)
         self._events.append(event)
         stack = self.engine.recognizer.adaptor.stack
         frames = output_length(frame_count(self._now.taken))
         self.engine.count(frames, -(-frames // stack))
-        self._count += 1
+        self.count += 1
         self._now = self._begin()
 
     def _text(self, tokens: Sequence[int]) -> str:

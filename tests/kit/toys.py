@@ -45,7 +45,7 @@ WHOLE = "[encoder, phoneme_head, adaptor, llm]"
 
 def write_configs(folder: Path) -> Path:
     """configs/ with the real config.yaml and the groups that need nothing of a stage, and toys in the others."""
-    for group in ("trainer", "augmentation", "retrieval", "normalization"):
+    for group in ("trainer", "augmentation", "retrieval", "normalization", "serving"):
         shutil.copytree(PACKAGE_CONFIGS / group, folder / group)
     shutil.copy(PACKAGE_CONFIGS / "config.yaml", folder)
     stages = {
