@@ -18,7 +18,7 @@ from lhotse.supervision import AlignmentItem
 from omegaconf import DictConfig
 from torch import Tensor
 
-from datamodules.features import RATE, Computed, Extract, Joined
+from datamodules.features import RATE, Computed, Extract, Joined, Settings
 from datamodules.noise import Noises, open_noises
 from datamodules.recordings import audio_files, cut_of, open_files, recording_of, with_samples
 from datamodules.synthesis import room_folder
@@ -151,13 +151,18 @@ class Augmentation:
         transforms: by name, in order, prepared.
         audio: samples of the split.
         seed: of training; None makes chance a matter of the utterance's id alone.
+        settings: of the features, as `Extract` takes them.
     """
 
     def __init__(
-        self, transforms: Mapping[str, Transform], audio: Joined[np.ndarray] | Computed[np.ndarray], seed: int | None
+        self,
+        transforms: Mapping[str, Transform],
+        audio: Joined[np.ndarray] | Computed[np.ndarray],
+        seed: int | None,
+        settings: Settings | None = None,
     ) -> None:
         self.transforms, self.audio, self.seed = transforms, audio, seed
-        self._extract = Extract()
+        self._extract = Extract(settings)
 
     def __call__(self, cut: Cut, place: tuple[int, ...]) -> tuple[Cut, Tensor] | None:
         """The changed cut and its features (T, F), or None where no transform touched it.

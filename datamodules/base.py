@@ -207,6 +207,11 @@ class SpeechData(L.LightningDataModule):
         return bool(self.config.data.get("stored", True))
 
     @property
+    def features(self) -> dict[str, Any]:
+        """What the features are made of: `model.features`, as `LogMel` takes it."""
+        return {str(key): value for key, value in self.config.model.features.items()}
+
+    @property
     def inventory(self) -> PhonemeInventory:
         """What the labels are written in: `model.labels`, or what `use_inventory` said."""
         if self._inventory is None:
@@ -319,9 +324,8 @@ class SpeechData(L.LightningDataModule):
     def store(self, split: str) -> FeatureStore:
         """The cached features of a split, computed at first use."""
         if split not in self._stores:
-            bins = self.config.model.features.bins
-            folder = Path(self.config.cache) / "features" / f"{split}-{digest(self.cuts(split), bins)}"
-            self._stores[split] = build(self.cuts(split), folder, bins, f"{self.config.data.name}/{split}")
+            folder = Path(self.config.cache) / "features" / f"{split}-{digest(self.cuts(split), **self.features)}"
+            self._stores[split] = build(self.cuts(split), folder, self.features, f"{self.config.data.name}/{split}")
         return self._stores[split]
 
     def audio(self, split: str) -> AudioStore:
@@ -353,13 +357,17 @@ class SpeechData(L.LightningDataModule):
         """The dataset of a split."""
         if split not in self._datasets:
             parts = split.split(JOIN)
-            features = Joined([self.store(part) for part in parts]) if self.stored else computed_features()
+            features = Joined([self.store(part) for part in parts]) if self.stored else computed_features(self.features)
             self._datasets[split] = SpeechDataset(features, self.inventory)
         return self._datasets[split]
 
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (F,) of the training features; of some of them where they are not kept."""
-        return self.store("train").statistics() if self.stored else sampled_statistics(some(self.cuts("train"), SOME))
+        return (
+            self.store("train").statistics()
+            if self.stored
+            else sampled_statistics(some(self.cuts("train"), SOME), self.features)
+        )
 
     def weights(self) -> torch.Tensor | None:
         """(n,) how often the utterances of training are to come up; None for all alike."""
@@ -382,7 +390,8 @@ class SpeechData(L.LightningDataModule):
         part = self.training_part()
         if not self._transforms:
             return self.dataset(part)
-        return self.dataset(part).augmented(Augmentation(self._transforms, self._samples(part), self.config.seed))
+        seed = self.config.seed
+        return self.dataset(part).augmented(Augmentation(self._transforms, self._samples(part), seed, self.features))
 
     def _samples(self, split: str) -> Joined[np.ndarray] | Computed[np.ndarray]:
         return Joined([self.audio(part) for part in split.split(JOIN)]) if self.stored else computed_samples()
@@ -391,7 +400,7 @@ class SpeechData(L.LightningDataModule):
         """A part with noise at `ratio` dB in every utterance, the same whatever the seed of training."""
         noise = Noise(1.0, ratio, 0.0, self.config.get(NOISE_FOLDER), held_out=True)
         noise.prepare(self)
-        return self.dataset(split).augmented(Augmentation({"noise": noise}, self._samples(split), seed=None))
+        return self.dataset(split).augmented(Augmentation({"noise": noise}, self._samples(split), None, self.features))
 
     def _buckets(self, cuts: CutSet, shuffle: bool = True) -> DynamicBucketingSampler:
         """Shuffled batches of `stage.batch_seconds` in which utterances are about equally long.

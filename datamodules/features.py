@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ _BLOCK = 1 << 16
 
 S = TypeVar("S", bound="CutStore")
 T = TypeVar("T")
+Settings = Mapping[str, Any]  # what the features are made of
 Item = TypeVar("Item", covariant=True)
 
 
@@ -43,9 +44,10 @@ class Rows(Protocol[Item]):
         ...
 
 
-def digest(cuts: CutSet, bins: int) -> str:
+def digest(cuts: CutSet, bins: int, **more: float) -> str:
     """A name for the features of these cuts: changes with the cuts, their audio files and the feature settings."""
-    state = hashlib.sha256(f"logmel {bins} v1".encode())
+    told = "".join(f" {key}={value:g}" for key, value in sorted(more.items()))
+    state = hashlib.sha256(f"logmel {bins}{told} v1".encode())
     for cut in cuts:
         state.update(f"{cut.id} {cut.start} {cut.duration} {_stamp(Path(cut.recording.sources[0].source))}".encode())
     return state.hexdigest()[:16]
@@ -117,9 +119,9 @@ class FeatureStore(CutStore):
         return _statistics(self.frames[start : start + _BLOCK] for start in range(0, len(self.frames), _BLOCK))
 
 
-def sampled_statistics(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
+def sampled_statistics(cuts: CutSet, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
     """As `FeatureStore.statistics`, of recordings whose features are not kept."""
-    features = computed_features()
+    features = computed_features(settings)
     return _statistics(features.of(cut).numpy() for cut in track(cuts, "mean and deviation of the features"))
 
 
@@ -173,9 +175,9 @@ class Computed(Generic[T]):
         return len(self.of(cut))  # type: ignore[arg-type]  # tensors and arrays
 
 
-def computed_features() -> Computed[torch.Tensor]:
+def computed_features(settings: Settings) -> Computed[torch.Tensor]:
     """The numbers that `FeatureStore` has, from the recordings."""
-    return Computed(Extract().heard)
+    return Computed(Extract(settings).heard)
 
 
 def computed_samples() -> Computed[np.ndarray]:
@@ -193,10 +195,14 @@ def rounded(samples: torch.Tensor) -> np.ndarray:
 
 
 class Extract:
-    """Log-mel features as they are kept: rounded to 16 bit, so that they are the same computed anew."""
+    """Log-mel features as they are kept: rounded to 16 bit, so that they are the same computed anew.
 
-    def __init__(self) -> None:
-        self._log_mel = LogMel()
+    Args:
+        settings: as `LogMel` takes them, `model.features` of the configuration; its defaults if None.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._log_mel = LogMel(**(settings or {}))
 
     @torch.inference_mode()
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
@@ -208,19 +214,19 @@ class Extract:
         return self(read_samples(cut)).float()
 
 
-def build(cuts: CutSet, folder: Path, bins: int, label: str) -> FeatureStore:
-    """Compute the features of `cuts` unless `folder` has them already.
+def build(cuts: CutSet, folder: Path, settings: Settings, label: str) -> FeatureStore:
+    """Compute the features of `cuts` (`settings` as in `Extract`) unless `folder` has them already.
 
     Raises:
         KitError: a recording cannot be read (it is named), or the folder cannot be written.
     """
 
     def blocks() -> Iterator[tuple[str, np.ndarray]]:
-        extract = Extract()
+        extract = Extract(settings)
         for cut in track(cuts, f"features of {label}"):
             yield cut.id, extract(read_samples(cut)).numpy()
 
-    return _opened(FeatureStore, folder, bins, blocks())
+    return _opened(FeatureStore, folder, int(settings["bins"]), blocks())
 
 
 def build_audio(cuts: CutSet, folder: Path, label: str) -> AudioStore:

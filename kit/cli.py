@@ -200,6 +200,12 @@ def _hotwords(files: list[str], overrides: list[str]) -> int:
     return main(files, overrides)
 
 
+def _import(files: list[str], overrides: list[str]) -> int:
+    from kit.importing import main
+
+    return main(files, overrides)
+
+
 def _doctor(files: list[str], overrides: list[str]) -> int:
     from kit.doctor import main
 
@@ -240,6 +246,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "bench": _bench,
     "hotwords": _hotwords,
     "data": _data,
+    "import": _import,
     "doctor": _doctor,
 }
 

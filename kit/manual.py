@@ -239,6 +239,21 @@ export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 1
   split=PART           only this part; data=... and other values as for fit
 cache=FOLDER           instead of cache/""",
     ),
+    "import": Entry(
+        "take over weights that others published",
+        "import firered-aed CHECKPOINT [cmvn=FILE] out=FOLDER [model=firered_l]",
+        """Makes an export of the encoder of FireRedASR-AED, tensor by tensor, with the normalization of its features.
+Everything that is missing, surplus or of another shape is named, and then nothing is written. Nothing in the file is
+executed.
+
+examples:
+  python -m kit import firered-aed FireRedASR-AED-L/model.pth.tar out=exports/firered
+  python -m kit import firered-aed model.pth.tar cmvn=cmvn.txt out=exports/firered
+
+cmvn=FILE            Kaldi's statistics, binary or text (default: cmvn.ark or cmvn.txt beside the checkpoint)
+out=FOLDER           the export: init=FOLDER starts a stage from it
+model=NAME           its shape (default: firered_l, that of AED-L)""",
+    ),
     "doctor": Entry(
         "tell what this machine has, what is missing and what installs it",
         "doctor [runs=FOLDER]",

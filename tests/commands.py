@@ -14,6 +14,7 @@ import kit.bench
 import kit.config
 import kit.data
 import kit.hotwords
+import kit.importing
 import kit.study
 from kit import cli
 from kit.errors import UsageError
@@ -98,6 +99,8 @@ def _check_kit(command: str, files: list[str], overrides: list[str]) -> None:
         compose(*others)
     elif command == "data":
         compose(*kit.data.options(files[0], overrides)[1])
+    elif command == "import":
+        compose(*kit.importing.options(overrides)[1])
     elif command == "study":
         compose(*kit.study.options(overrides)[1])
     else:

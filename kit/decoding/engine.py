@@ -66,7 +66,7 @@ class Engine:
         self.recognizer, self.decoding, self.max_batch = recognizer, decoding, max_batch
         self.chunk = Chunk(decoding.chunk, decoding.left)
         self.watch = Stopwatch(exact)
-        self.features = LogMel()
+        self.features = LogMel(**recognizer.config.features)
         self.encoded = 0  # encoder frames computed, and the least that could do: frames and speech embeddings
         self.heard = [0, 0]
         self._free: list[int] = []

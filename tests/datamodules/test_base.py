@@ -97,14 +97,14 @@ def test_parts_are_whole_and_in_order_of_duration(data):
 
 def test_features_are_computed_once(data, tmp_path, monkeypatch):
     cuts = data.cuts("dev")
-    first = build(cuts, tmp_path / "store", 80, "dev")
+    first = build(cuts, tmp_path / "store", {"bins": 80}, "dev")
     monkeypatch.setattr("datamodules.features.LogMel", None)
-    second = build(cuts, tmp_path / "store", 80, "dev")
+    second = build(cuts, tmp_path / "store", {"bins": 80}, "dev")
     assert all(torch.equal(first[cut.id], second[cut.id]) for cut in cuts)
 
 
 def test_a_damaged_feature_cache_is_named(data, tmp_path):
-    build(data.cuts("dev"), tmp_path / "store", 80, "dev")
+    build(data.cuts("dev"), tmp_path / "store", {"bins": 80}, "dev")
     (tmp_path / "store" / "features.f16").write_bytes(b"")
     with pytest.raises(KitError, match=r"store is damaged .*; delete that folder"):
         FeatureStore(tmp_path / "store")

@@ -29,14 +29,14 @@ def chirp(seconds: float) -> torch.Tensor:
     return 0.5 * torch.sin(2 * math.pi * (50 + 1000 * t) * t) + 0.1 * noise(len(t))
 
 
-def kaldi(samples: torch.Tensor, scale: float) -> torch.Tensor:
+def kaldi(samples: torch.Tensor, scale: float, high: float = -400.0) -> torch.Tensor:
     """Kaldi's features of samples in 16-bit scale, brought back to the scale [-1, 1]."""
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0.0
     options.frame_opts.snip_edges = True
     options.mel_opts.num_bins = 80
     options.mel_opts.low_freq = 20.0
-    options.mel_opts.high_freq = -400.0
+    options.mel_opts.high_freq = high
     bank = kaldi_native_fbank.OnlineFbank(options)
     bank.accept_waveform(16000, (samples * scale).tolist())
     bank.input_finished()
@@ -44,9 +44,9 @@ def kaldi(samples: torch.Tensor, scale: float) -> torch.Tensor:
     return torch.from_numpy(np.stack(frames)) - 2 * math.log(scale)
 
 
-def assert_same_as_kaldi(log_mel: LogMel, samples: torch.Tensor, scale: float) -> None:
+def assert_same_as_kaldi(log_mel: LogMel, samples: torch.Tensor, scale: float, high: float = -400.0) -> None:
     """Equal wherever float32 can tell: above the floor, log(1.2e-7) = -15.9, and down to 60 dB below a frame's peak."""
-    ours, theirs = log_mel(samples), kaldi(samples, scale)
+    ours, theirs = log_mel(samples), kaldi(samples, scale, high)
     assert ours.shape == theirs.shape
     loud = (ours > -11.0) & (ours > ours.amax(dim=1, keepdim=True) - math.log(1e6))
     assert loud.float().mean() > 0.3
@@ -59,6 +59,20 @@ def assert_same_as_kaldi(log_mel: LogMel, samples: torch.Tensor, scale: float) -
 def test_same_numbers_as_kaldi(log_mel, scale):
     for samples in (noise(20000), chirp(3.0), noise(5000, level=0.9).clamp(-1, 1) + 0.05):
         assert_same_as_kaldi(log_mel, samples, scale)
+
+
+def test_kaldis_defaults_with_16_bit_samples_digital_silence_included():
+    """Filters up to half the sample rate, and a floor that is as far below as these samples are larger."""
+    log_mel = LogMel(high=8000, floor=2.0**-53)
+    assert_same_as_kaldi(log_mel, chirp(2.0), 32768.0, high=0.0)
+    silence = torch.zeros(2000)
+    torch.testing.assert_close(log_mel(silence), kaldi(silence, 32768.0, high=0.0), atol=1e-4, rtol=0)
+    assert log_mel(silence).max() < LogMel()(silence).min() - 20
+
+
+def test_other_numbers_of_filters():
+    log_mel = LogMel(bins=40)
+    assert log_mel(noise(4000)).shape == (frame_count(4000), 40) and log_mel(noise(10)).shape == (0, 40)
 
 
 def test_same_numbers_as_kaldi_on_real_speech(log_mel):
