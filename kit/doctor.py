@@ -45,6 +45,7 @@ EXTRAS = {
     "lora": "no stage.lora; without it the whole LLM is trained",
     "smollm2": "no model.llm=smollm2 and no GGUF files; model.llm=FOLDER and names on the hub work",
     "deepspeed": "no trainer.strategy=deepspeed_stage_1 or 2; ddp and fsdp work",
+    "ray": "no engine=ray; engine=local, the default, works",
     "wetext": "no normalization=wetext; light, the default, works",
     "pocketsphinx": "no kit.peers.pocketsphinx to compare with",
     "faster-whisper": "no kit.peers.faster_whisper to compare with",

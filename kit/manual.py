@@ -50,13 +50,17 @@ examples:
   python -m kit transcribe -- name=with=signs.wav          files only, after --
   python -m kit transcribe manifest=my/utterances.jsonl out=texts.jsonl
   python -m kit transcribe manifest=/fast/aishell/test out=texts.jsonl batch.times=true
+  python -m kit transcribe manifest=/fast/aishell/test out=texts.jsonl engine=ray batch.workers=4
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
 manifest=FILE        a jsonl of audio, a Lhotse manifest, a Shar folder or address
 out=FILE.jsonl       id, text, language, duration; what cannot be transcribed is in FILE.problems.jsonl, with the reason
 batch.seconds=120    of audio that are decoded together
 batch.times=true     with segments and words, and when they were said
-batch.device=cpu|cuda    default: a GPU where there is one""",
+batch.device=cpu|cuda    default: a GPU where there is one
+engine=local|ray     ray: several processes on this machine, or on those of a cluster
+batch.workers=2      of engine=ray; batch.cpus=1: processors of each
+batch.address=auto|HOST:PORT   of a Ray cluster that is up (default: one is started here)""",
     ),
     "stream": Entry(
         "write down what is being said, as it is said",

@@ -21,6 +21,7 @@ OPTIONAL = {
     "system": str,
     "manifest": str,
     "batch.device": str,
+    "batch.address": str,
     "hotwords": str,
     "personal": str,
     "retrieval.shortest": int,
@@ -49,6 +50,8 @@ TYPES: dict[type, str] = {
 AT_LEAST = {
     "seed": 0,
     "batch.seconds": 1,
+    "batch.workers": 1,
+    "batch.cpus": 1,
     "threads": 1,
     "decoding.chunk": 0,
     "decoding.left": -1,
@@ -109,7 +112,7 @@ AT_MOST = {
 }
 ONE_OF = {
     "model.labels": ("phonemes", "characters"),
-    "engine": ("local",),
+    "engine": ("local", "ray"),
     "pipeline": ("auto", "async", "sequential"),
     "hints_from": ("right", "wrong", "homophone", "mixed"),
     "stage.mean": ("sequence", "token", "constant"),

@@ -19,7 +19,7 @@ from kit.transcription.results import Results, begun_with, problems_of
 if TYPE_CHECKING:
     from datamodules.listing import Clip, Fault
 
-Machine = Callable[[Iterable["Clip"], Path, DictConfig], Iterator[Sequence[Outcome]]]
+Machine = Callable[[Iterable["Clip"], int, Path, DictConfig], Iterator[Sequence[Outcome]]]
 
 
 def transcribe_manifest(config: DictConfig, newest: Callable[[], Path]) -> int:
@@ -94,7 +94,7 @@ def _work(machine: Machine, config: DictConfig, export: Path, results: Results, 
     begun, written, heard = time.perf_counter(), 0, 0.0
     with bar() as progress:
         task = progress.add_task(f"transcribing {config.manifest}", total=total)
-        for outcomes in machine(missing, export, config):
+        for outcomes in machine(missing, total, export, config):
             results.add(outcomes)
             rows = [one.row for one in outcomes if one.row is not None]
             written += len(rows)
@@ -107,11 +107,17 @@ def _work(machine: Machine, config: DictConfig, export: Path, results: Results, 
     )
 
 
-def _locally(clips: Iterable[Clip], export: Path, config: DictConfig) -> Iterator[Sequence[Outcome]]:
+def _locally(clips: Iterable[Clip], _: int, export: Path, config: DictConfig) -> Iterator[Sequence[Outcome]]:
     from kit.transcription.local import Transcriber
 
     shelf = importlib.import_module("datamodules.sources").shelf_of(config)
     yield from Transcriber(export, config, shelf).transcribe(clips)
 
 
-MACHINES: dict[str, Machine] = {"local": _locally}
+def _by_ray(clips: Iterable[Clip], total: int, export: Path, config: DictConfig) -> Iterator[Sequence[Outcome]]:
+    from kit.transcription.cluster import on_cluster
+
+    yield from on_cluster(clips, total, export, config)
+
+
+MACHINES: dict[str, Machine] = {"local": _locally, "ray": _by_ray}
