@@ -35,7 +35,9 @@ OK, ABSENT, LOW, WRONG = "ok", "-", "low", "WRONG"  # WRONG alone keeps the main
 # What works where something of `dependencies` does not; without an entry it is needed.
 INSTEAD = {
     "faiss-cpu": "retrieval=exact, the default, works; retrieval=hybrid and databases with dense=true do not",
-    **dict.fromkeys(("fastapi", "uvicorn", "websockets", "prometheus-client"), "all but serve works"),
+    **dict.fromkeys(
+        ("fastapi", "uvicorn", "websockets", "prometheus-client", "python-multipart"), "all but serve works"
+    ),
 }
 
 # What an extra of pyproject.toml is for, and what works without it; one without an entry is told by its name alone.

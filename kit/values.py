@@ -98,6 +98,8 @@ AT_LEAST = {
     "serving.stream_seconds": 1,
     "serving.ahead_seconds": 1,
     "serving.message_bytes": 1024,
+    "serving.upload_bytes": 1024,
+    "serving.upload_seconds": 1,
     "serving.most_events": 8,
     "serving.most_hotwords": 0,
     "serving.grace_seconds": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -13,13 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kit.serving.access import Access
 from kit.serving.pool import Pool
 from kit.serving.protocol import CODES, VERSION, Refused
+from kit.serving.transcriptions import Transcriptions, problem
 from kit.serving.websocket import Connection
 
 
 def make_app(pool: Pool) -> FastAPI:
     """The service over a pool of engines, which somebody else starts and closes."""
     app = FastAPI(title="nim4-kit", docs_url=None, redoc_url=None, openapi_url=None)
-    access = Access(pool.settings)
+    access, transcriptions = Access(pool.settings), Transcriptions(pool)
     app.add_middleware(Gate, access=access)  # type: ignore[arg-type]
 
     @app.exception_handler(Refused)
@@ -27,11 +29,21 @@ def make_app(pool: Pool) -> FastAPI:
         pool.metrics.refused.labels(error.code).inc()
         status = CODES[error.code].status
         headers = {"Retry-After": "1"} if status == 503 else None
-        return JSONResponse({"error": {"code": error.code, "message": str(error)}}, status, headers)
+        return JSONResponse(problem(error), status, headers)
 
     @app.websocket("/v1/stream")
     async def stream(socket: WebSocket) -> None:
         await Connection(socket, pool, access).serve()
+
+    @app.post("/v1/audio/transcriptions")
+    async def transcribe(request: Request) -> Response:
+        access.check(request.headers)
+        return await transcriptions.answer(request)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        access.check(request.headers)
+        return JSONResponse({"object": "list", "data": [_model(Path(pool.export))]})
 
     @app.get("/health")
     async def health() -> Response:
@@ -48,6 +60,13 @@ def make_app(pool: Pool) -> FastAPI:
     return app
 
 
+def _model(export: Path) -> dict[str, Any]:
+    """The export as OpenAI lists a model: by its stage and run, not by where it lies."""
+    run = export.parent if export.name == "export" else export
+    created = int(export.stat().st_mtime) if export.exists() else 0
+    return {"id": f"{run.parent.name}/{run.name}", "object": "model", "created": created, "owned_by": "nim4-kit"}
+
+
 class Gate:
     """Turns away pages of other sites, before anything is read of what they send."""
 
@@ -62,7 +81,7 @@ class Gate:
                 await send({"type": "websocket.close", "code": 1008, "reason": "origin"})
                 return
             message = "this page, or the name of the server, is not known here; see serving.origins"
-            answer = JSONResponse({"error": {"code": "unauthorized", "message": message}}, 403)
+            answer = JSONResponse(problem(Refused("unauthorized", message)), 403)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -18,6 +18,7 @@ from kit.serving.app import make_app
 from kit.serving.metrics import Metrics
 from kit.serving.pool import Pool
 from kit.serving.settings import Settings
+from kit.serving.unpacking import warm_up
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PING = 20.0  # seconds between two pings of a WebSocket, so that proxies keep it
@@ -64,6 +65,7 @@ async def front(
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
+            await asyncio.to_thread(warm_up)
             await _listen(pool, settings, listener, stop)
     finally:
         starting.cancel()

@@ -34,6 +34,8 @@ class Settings:
     stream_seconds: float
     ahead_seconds: float
     message_bytes: int
+    upload_bytes: int
+    upload_seconds: float
     most_events: int
     most_hotwords: int
     grace_seconds: float
