@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from datamodules.rows import ROWS, Rows, is_lhotse, numbered_lines
 from datamodules.shar import is_address, is_shar, open_shar
 from datamodules.sources import RATE, Member, Shelf, read_source, shelf_of
-from kit.errors import KitError, UsageError
+from kit.errors import KitError, UsageError, first_line
 
 SLACK = 0.1  # seconds by which a clip may end after its recording: times are rounded
 
@@ -120,11 +120,8 @@ def _lines(path: Path, make: Any) -> Iterator[Clip | Fault]:
         try:
             yield make(json.loads(line), path)
         except Exception as error:  # Lhotse says in many ways that it cannot read a cut
-            yield Fault(f"line {number}", f"{path} line {number} is no utterance ({_first(error)}); mend or remove it")
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+            reason = f"{path} line {number} is no utterance ({first_line(error)}); mend or remove it"
+            yield Fault(f"line {number}", reason)
 
 
 def _clip_of_row(row: Mapping[str, Any], path: Path) -> Clip:
@@ -150,4 +147,4 @@ def _whole(path: Path) -> Iterator[Cut]:
     try:
         yield from CutSet.from_file(path)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError, gzip.BadGzipFile) as error:
-        raise KitError(f"{path} is no list of Lhotse cuts ({_first(error)}); write it as cuts.jsonl.gz") from error
+        raise KitError(f"{path} is no list of Lhotse cuts ({first_line(error)}); write it as cuts.jsonl.gz") from error

@@ -17,8 +17,8 @@ from kit.audio.features import SAMPLE_RATE
 from kit.audio.reading import read_audio
 from kit.decoding.engine import Engine
 from kit.decoding.events import Event, Final, Hotword, Partial, to_json
+from kit.decoding.remote import load_recognizer
 from kit.errors import KitError, UsageError
-from kit.model.export import load_export
 
 BLOCK = SAMPLE_RATE // 10  # samples a push
 MICROPHONE = "mic"
@@ -34,7 +34,7 @@ def stream(source: str, export: str | Path, config: DictConfig) -> None:
     if config.events not in KINDS:
         raise UsageError(f"events={config.events} must be {' or '.join(KINDS)}")
     blocks = _microphone() if source == MICROPHONE else _blocks(read_audio(source), config.realtime)
-    session = Engine(load_export(export), config.decoding).session()
+    session = Engine(load_recognizer(export, config.decoding), config.decoding).session()
     with _teller(config.events) as tell:
         try:
             for block in blocks:

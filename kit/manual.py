@@ -55,6 +55,7 @@ examples:
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
 manifest=FILE        a jsonl of audio, a Lhotse manifest, a Shar folder or address
 out=FILE.jsonl       id, text, language, duration; what cannot be transcribed is in FILE.problems.jsonl, with the reason
+decoding.llm.url=URL decoding.llm.folder=FOLDER   let a vLLM server write the texts (docs/batch.md)
 batch.seconds=120    of audio that are decoded together
 batch.times=true     with segments and words, and when they were said
 batch.device=cpu|cuda    default: a GPU where there is one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -243,6 +243,28 @@ class Continuation:
 
     score: float
     ids: list[int] = field(compare=False)
+
+
+class Writer(Protocol):
+    """Who writes texts behind speech: `Decoder` in this process, or `kit.decoding.remote.RemoteDecoder`.
+
+    Attributes:
+        end: the token that ends a text.
+        speech_read, tokens_read: speech embeddings and tokens that the LLM read, for those who count.
+    """
+
+    end: int
+    speech_read: int
+    tokens_read: int
+
+    def enlarge(self, rows: int) -> None:
+        """Make room for so many texts."""
+
+    def reset(self, row: int) -> None:
+        """Forget a row's speech."""
+
+    def run(self, works: Sequence[Work]) -> list[list[Continuation]]:
+        """Take the new speech of every work and, where a tail is given, write what follows it; best first."""
 
 
 class Decoder:

@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kit.audio.features import LogMel
 from kit.decoding.callbacks import gather
-from kit.decoding.decoder import Decoder, Work
+from kit.decoding.decoder import Work
 from kit.decoding.finals import decide
+from kit.decoding.remote import writer_for
 from kit.decoding.stopwatch import Stopwatch
 from kit.errors import KitError
 from kit.model.encoder import WHOLE, Chunk
@@ -72,7 +73,7 @@ class Engine:
         self._free: list[int] = []
         self._queue: deque[Session] = deque()
         self._room = 0
-        self.decoder = Decoder(recognizer, max(1, sessions), decoding.max_tokens, self.watch)
+        self.decoder = writer_for(recognizer, max(1, sessions), decoding, self.watch)
         self._cache: Any = None
         self._enlarge(max(1, sessions))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from kit.decoding.callbacks import Candidate, DecodingCallback, Utterance, chosen_text, trusted
-from kit.decoding.decoder import Continuation, Decoder, Work
+from kit.decoding.decoder import Continuation, Work, Writer
 from kit.model.recognizer import Recognizer
 
 
@@ -70,7 +70,7 @@ def text_of(recognizer: Recognizer, tokens: Sequence[int]) -> str:
 
 
 def decide(
-    decoder: Decoder,
+    decoder: Writer,
     works: Sequence[Work],
     found: Sequence[list[Continuation]],
     judges: Mapping[int, Judge],
@@ -102,7 +102,7 @@ def decide(
 
 
 def _plain(
-    decoder: Decoder, works: Sequence[Work], judges: Mapping[int, Judge], chosen: Sequence[int], beam: int
+    decoder: Writer, works: Sequence[Work], judges: Mapping[int, Judge], chosen: Sequence[int], beam: int
 ) -> dict[int, list[Continuation]]:
     """What the model writes without hints."""
     again = list(works)
@@ -112,7 +112,7 @@ def _plain(
 
 
 def _searched(
-    decoder: Decoder, works: Sequence[Work], chosen: Sequence[int], beam: int
+    decoder: Writer, works: Sequence[Work], chosen: Sequence[int], beam: int
 ) -> dict[int, list[Continuation]]:
     """The speech was read before."""
     again = [replace(works[index], speech=works[index].speech[:0], beam=beam) for index in chosen]

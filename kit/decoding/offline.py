@@ -14,13 +14,13 @@ from kit.audio.features import WINDOW
 from kit.audio.reading import AudioError, read_audio
 from kit.decoding.batches import Batches
 from kit.decoding.callbacks import Utterance, build_callbacks, gather, hints_of
-from kit.decoding.decoder import Decoder, Work
+from kit.decoding.decoder import Work
 from kit.decoding.engine import Engine
 from kit.decoding.finals import CallbackJudge, decide
 from kit.decoding.phonemes import greedy
+from kit.decoding.remote import load_recognizer, writer_for
 from kit.errors import KitError
 from kit.model.encoder import Chunk
-from kit.model.export import load_export
 from kit.model.recognizer import PARTS, Recognizer
 
 
@@ -112,7 +112,7 @@ def generate(
         decoding, hints: as in `recognize`.
         rows: who judges the texts; without them the LLM decides alone, by greedy decoding or beam search.
     """
-    decoder = Decoder(recognizer, len(speech), decoding.max_tokens)
+    decoder = writer_for(recognizer, len(speech), decoding)
     tails = [recognizer.tail_ids(row) for row in (hints or [()] * len(speech))]
     works = [
         Work(row, heard[:size], tail)
@@ -131,7 +131,7 @@ def transcribe_files(
 
     A recording longer than `decoding.max_seconds` is split at its pauses.
     """
-    batches = Batches(Engine(load_export(export, PARTS), config.decoding))
+    batches = Batches(Engine(load_recognizer(export, config.decoding, PARTS), config.decoding))
     for path in paths:
         try:
             yield path, transcribe(batches, checked(read_audio(path), path))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from kit.audio.loudness import signal_to_noise
 from kit.decoding.engine import Engine
 from kit.decoding.offline import recognize
+from kit.decoding.remote import load_recognizer
 from kit.decoding.timing import with_timing
 from kit.evaluation import streaming
 from kit.evaluation.hints import Names
@@ -21,7 +22,6 @@ from kit.evaluation.latency import latency
 from kit.evaluation.scored import Scored, as_dict, check_ids, faults, groups, rates
 from kit.evaluation.tables import show
 from kit.files import write_text
-from kit.model.export import load_export
 from kit.model.recognizer import Recognizer
 from kit.plugins import build_named
 from kit.progress import say
@@ -246,7 +246,7 @@ def _answer(heard: streaming.Heard, said: str, given: Sequence[str]) -> Answer:
 
 def evaluate(config: DictConfig, export: Path, data: SpeechData) -> dict[str, Any]:
     """Measure an export, print the table and five examples, and write them to `config.out` if that is set."""
-    report = {"export": str(export), **measure(config, load_export(export), data)}
+    report = {"export": str(export), **measure(config, load_recognizer(export, config.decoding), data)}
     show(report)
     if config.out:
         write_text(config.out, json.dumps(report, indent=1, ensure_ascii=False))

@@ -15,18 +15,19 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from kit.errors import KitError
 from kit.files import write_text
-from kit.model.llm import plain_shape
+from kit.model.llm import Embeddings, config_of, plain_shape
 from kit.model.lora import merged
 from kit.model.recognizer import Recognizer
 from kit.text.phonemes import PhonemeInventory
 
 FORMAT = 1
 _MEND = "it was made with another model size; use the same model=... settings"
+_TABLE = "llm.model.embed_tokens.weight"
 TENSORS, ABOUT, PHONEMES = "model.safetensors", "export.json", "phonemes.json"
 
 
@@ -78,11 +79,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def load_export(folder: str | Path, parts: tuple[str, ...] | None = None) -> Recognizer:
+def load_export(folder: str | Path, parts: tuple[str, ...] | None = None, far_llm: bool = False) -> Recognizer:
     """Rebuild the recognizer of an export, strictly: every tensor must fit, none may be missing or left over.
 
     Args:
         parts: build only these of its parts; None is all that it has.
+        far_llm: of the LLM load only the embeddings of its tokens; another process has it.
 
     Raises:
         KitError: no export, damaged, or its tensors do not fit its own description.
@@ -100,9 +102,23 @@ def load_export(folder: str | Path, parts: tuple[str, ...] | None = None) -> Rec
         from kit.text.tokens import load_tokenizer
 
         tokenizer = load_tokenizer(str(folder))
-    recognizer = Recognizer(OmegaConf.create(about["model"]), kept, tokenizer, PhonemeInventory.load(folder / PHONEMES))
-    load_tensors(recognizer, folder, kept)
+    near = tuple(part for part in kept if part != "llm" or not far_llm)
+    recognizer = Recognizer(OmegaConf.create(about["model"]), near, tokenizer, PhonemeInventory.load(folder / PHONEMES))
+    load_tensors(recognizer, folder, near)
+    if near != kept:
+        recognizer.llm, recognizer.parts = _embeddings(folder, about), (*recognizer.parts, "llm")
     return recognizer.eval()
+
+
+def _embeddings(folder: Path, about: dict[str, Any]) -> Embeddings:
+    """The token embeddings of an export's LLM."""
+    found = Embeddings(config_of(about["model"]["llm"]["config"]))
+    try:
+        with safe_open(folder / TENSORS, "pt") as stored:
+            found.table.load_state_dict({"weight": stored.get_tensor(_TABLE)})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise KitError(f"{folder / TENSORS} has no {_TABLE} that fits ({error}); export the run again") from error
+    return found
 
 
 def load_tensors(recognizer: Recognizer, folder: Path, parts: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from kit.errors import KitError, first_line
 from kit.files import folder_once
@@ -115,12 +116,10 @@ def build_llm(config: DictConfig | Mapping[str, Any] | None, weights: str | None
     Raises:
         KitError: it cannot be had, or is of a kind that the kit cannot decode with.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if weights is None:
-        values: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-        values = dict(values or {})
-        llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type", KIND), **values))
+        llm = AutoModelForCausalLM.from_config(config_of(config))
     else:
         try:
             with _bars_in_terminals():
@@ -129,6 +128,32 @@ def build_llm(config: DictConfig | Mapping[str, Any] | None, weights: str | None
             raise _not_loaded(weights) from error
     _check(llm)
     return llm
+
+
+class Embeddings(nn.Module):
+    """What prompts are made of where another process has the rest of the LLM.
+
+    Args:
+        config: of transformers.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.vocab_size, config.hidden_size)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of the tokens' embeddings, as a model of transformers gives it."""
+        return self.table
+
+
+def config_of(shape: DictConfig | Mapping[str, Any] | None) -> Any:
+    """The configuration of transformers for a shape as `model.llm.config` has it."""
+    from transformers import AutoConfig
+
+    values: Any = OmegaConf.to_container(shape, resolve=True) if isinstance(shape, DictConfig) else shape
+    values = dict(values or {})
+    return AutoConfig.for_model(values.pop("model_type", KIND), **values)
 
 
 def _check(llm: Any) -> None:

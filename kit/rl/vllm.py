@@ -11,30 +11,19 @@ speaks the same protocol, not against vLLM itself.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
 
-from kit.errors import KitError, UsageError
-from kit.files import check_writable, write_atomic
+from kit.decoding.vllm import TALKS, Client, serve_command, write_model, write_weights
+from kit.errors import UsageError
+from kit.files import check_writable
 from kit.model.lora import merged
 from kit.model.recognizer import Recognizer
 from kit.rl.policy import Prompts, Samples
 from kit.rl.rollout import Rollouts
-
-WEIGHTS = "model.safetensors"
-_TALKS = 16  # requests at a time; the server batches them
-_SHOWN = 200  # characters of an answer that a message quotes
 
 
 class Server(Rollouts):
@@ -55,10 +44,13 @@ class Server(Rollouts):
         super().__init__(recognizer, max_tokens)
         if folder is None:
             raise UsageError("stage.rollout.engine=vllm: give stage.rollout.folder, where the server finds the LLM")
-        self.url, self.folder, self.timeout = str(url).rstrip("/"), Path(folder).expanduser().resolve(), timeout
+        self.folder = Path(folder).expanduser().resolve()
+        start = f"VLLM_SERVER_DEV_MODE=1 {serve_command(self.folder)}"
+        self.client = Client(url, timeout, start, "stage.rollout.timeout")
         check_writable(self.folder)
-        self._write_model()
-        self.model = self._find_model()
+        llm = recognizer.llm
+        write_model(self.folder, llm.config, type(llm).__name__, recognizer.tokenizer, merged(llm))
+        self.client.find(lambda root: root.expanduser().resolve() == self.folder, self.folder)
 
     def sample(self, prompts: Prompts, group: int, temperature: float, seeds: Sequence[int]) -> Samples:
         """See `Rollouts.sample`; one request an utterance."""
@@ -70,105 +62,16 @@ class Server(Rollouts):
                 torch.cat([before, row, end[None]]).float().cpu()
                 for row, end in zip(prompts.rows(table), last, strict=True)
             ]
-        asked = {"n": group, "temperature": temperature, "max_tokens": self.max_tokens}
-        with ThreadPoolExecutor(_TALKS) as pool:
-            found = list(pool.map(lambda row, seed: self._complete(row, {**asked, "seed": seed}), rows, seeds))
-        return self.samples(found, prompts.speech)
+
+        def drawn(row: torch.Tensor, seed: int) -> list[tuple[list[int], list[float]]]:
+            found = self.client.complete(row, self.end, self.max_tokens, n=group, temperature=temperature, seed=seed)
+            return [(one.ids, one.scores) for one in found]
+
+        with ThreadPoolExecutor(TALKS) as pool:
+            return self.samples(list(pool.map(drawn, rows, seeds)), prompts.speech)
 
     def synchronize(self) -> None:
         """Write the weights and let the server read them; what it remembers of prompts is forgotten."""
-        self._write_weights()
-        self._ask("/collective_rpc", {"method": "reload_weights", "timeout": self.timeout})
-        self._ask("/reset_prefix_cache", {})
-
-    def _complete(self, prompt: Tensor, asked: dict[str, Any]) -> list[tuple[list[int], list[float]]]:
-        """Tokens and log-probabilities of the hypotheses for a prompt (n, E)."""
-        plain = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # not those of the model's folder
-        told = {"stop_token_ids": [self.end], "logprobs": 1, "return_token_ids": True}
-        answer = self._ask(
-            "/v1/completions", {"model": self.model, "prompt_embeds": encoded(prompt), **asked, **plain, **told}
-        )
-        try:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            found = [(list(one["token_ids"]), list(one["logprobs"]["token_logprobs"])) for one in choices]
-            stopped = [one["finish_reason"] == "stop" for one in choices]
-        except (KeyError, TypeError) as error:
-            raise KitError(
-                f"{self.url} does not tell tokens and their log-probabilities ({_quoted(answer)}); "
-                "take a vLLM that knows return_token_ids"
-            ) from error
-        self._check(found, stopped, asked["n"])
-        return found
-
-    def _check(self, found: Sequence[tuple[list[int], list[float]]], stopped: Sequence[bool], count: int) -> None:
-        if len(found) != count or any(not ids or len(ids) != len(scores) for ids, scores in found):
-            raise KitError(f"{self.url} gave {len(found)} hypotheses of {count}, or some without log-probabilities")
-        if any(end and ids[-1] != self.end for (ids, _), end in zip(found, stopped, strict=True)):
-            raise KitError(f"{self.url} leaves out the token that ends a text; take a vLLM whose token_ids have it")
-
-    def _find_model(self) -> str:
-        """The name of the model that is served, which must be the one in the folder."""
-        known = self._ask("/v1/models")
-        served = [one for one in known.get("data", []) if isinstance(one, dict)]
-        for one in served:
-            if Path(str(one.get("root") or one.get("id"))).expanduser().resolve() == self.folder:
-                return str(one["id"])
-        names = ", ".join(str(one.get("id")) for one in served) or "nothing"
-        raise KitError(f"the server {self.url} serves {names}, not {self.folder}; {self._how()}")
-
-    def _how(self) -> str:
-        command = f"vllm serve {self.folder} --enable-prompt-embeds --logprobs-mode processed_logprobs"
-        return f"start it with VLLM_SERVER_DEV_MODE=1 {command}"
-
-    def _ask(self, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send JSON, or nothing, and read the JSON of the answer."""
-        body = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise KitError(f"{self.url}{path} answers {error.code}: {_quoted(error.read())}; {self._how()}") from error
-        except TimeoutError as error:
-            raise KitError(
-                f"{self.url}{path} did not answer in {self.timeout:g} s; raise stage.rollout.timeout"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                raise KitError(f"{self.url} cannot be reached in {self.timeout:g} s; {self._how()}") from error
-            raise KitError(f"there is no vLLM server at {self.url} ({reason}); {self._how()}") from error
-        return self._read(path, text)
-
-    def _read(self, path: str, text: bytes) -> dict[str, Any]:
-        try:
-            found = json.loads(text) if text.strip() else {}
-        except ValueError as error:
-            raise KitError(f"{self.url}{path} answers no JSON: {_quoted(text)}; {self._how()}") from error
-        return found if isinstance(found, dict) else {}
-
-    def _write_model(self) -> None:
-        """Everything that a server needs to begin."""
-        llm = self.recognizer.llm
-        llm.config.architectures = [type(llm).__name__]
-        llm.config.save_pretrained(str(self.folder))
-        self.recognizer.tokenizer.save_pretrained(str(self.folder))
-        self._write_weights()
-
-    def _write_weights(self) -> None:
-        llm = self.recognizer.llm
-        tied = {"lm_head.weight"} if llm.config.tie_word_embeddings else set()
-        tensors = {name: one.detach().cpu().contiguous() for name, one in merged(llm).items() if name not in tied}
-        write_atomic(self.folder / WEIGHTS, lambda file: file.write(save(tensors, {"format": "pt"})))
-
-
-def encoded(prompt: Tensor) -> str:
-    """Embeddings as vLLM takes them: a tensor by torch.save, which it reads with weights_only, in base64."""
-    buffer = io.BytesIO()
-    torch.save(prompt.contiguous().clone(), buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _quoted(answer: Any) -> str:
-    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else json.dumps(answer)
-    return " ".join(text.split())[:_SHOWN]
+        write_weights(self.folder, self.recognizer.llm.config, merged(self.recognizer.llm))
+        self.client.ask("/collective_rpc", {"method": "reload_weights", "timeout": self.client.timeout})
+        self.client.ask("/reset_prefix_cache", {})

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kit.config import dump
-from kit.errors import KitError, UsageError
+from kit.errors import KitError, UsageError, first_line
 from kit.transcription.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _answers(
         for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             yield [_read(text) for text in batch["outcome"].to_pylist()]
     except ray.exceptions.RayError as error:
-        raise KitError(f"Ray failed: {_first(error)}; what is written stays, the same command goes on") from error
+        raise KitError(f"Ray failed: {first_line(error)}; what is written stays, the same command goes on") from error
 
 
 def _read(text: str) -> Outcome:
@@ -153,10 +153,6 @@ def _read(text: str) -> Outcome:
     if _FAILED in content:
         raise (UsageError if content["usage"] else KitError)(content[_FAILED])
     return Outcome(**content)
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -185,7 +181,8 @@ def _start(ray: Any, options: DictConfig) -> None:
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = f"cannot be reached at {options.address}" if options.address else "cannot be started"
-        raise KitError(f"Ray {what}: {_first(error)}; start it with ray start --head, or take engine=local") from error
+        mend = "start it with ray start --head, or take engine=local"
+        raise KitError(f"Ray {what}: {first_line(error)}; {mend}") from error
 
 
 def _ray() -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kit.config import fingerprint
 from kit.errors import KitError, UsageError
@@ -57,9 +57,16 @@ def _about(config: DictConfig, export: Path) -> dict[str, Any]:
     return {
         "manifest": str(Path(config.manifest).absolute()) if "://" not in config.manifest else config.manifest,
         "export": str(export.absolute()),
-        "decoding": fingerprint(config, ["decoding"]),
+        "decoding": _decoding(config),
         "times": bool(config.batch.times),
     }
+
+
+def _decoding(config: DictConfig) -> str:
+    """What is known of the decoding; a server may be another one that has the same LLM."""
+    same = config.copy()
+    OmegaConf.update(same, "decoding.llm", bool((config.decoding.get("llm") or {}).get("url")))
+    return fingerprint(same, ["decoding"])
 
 
 def _listed(config: DictConfig) -> Iterator[Clip | Fault]:

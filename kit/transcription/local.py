@@ -16,9 +16,9 @@ from kit.audio.features import SAMPLE_RATE
 from kit.decoding.batches import Batches, Transcript
 from kit.decoding.engine import Engine
 from kit.decoding.offline import checked
+from kit.decoding.remote import load_recognizer
 from kit.decoding.timing import with_timing
 from kit.errors import KitError
-from kit.model.export import load_export
 from kit.model.recognizer import PARTS
 from kit.transcription.outcome import Outcome, row_of
 
@@ -46,7 +46,7 @@ class Transcriber:
 
     def __init__(self, export: str | Path, config: DictConfig, shelf: Shelf | None = None) -> None:
         self.batch, self.shelf = config.batch, shelf
-        recognizer = load_export(export, PARTS).to(device_of(config.batch.device))
+        recognizer = load_recognizer(export, config.decoding, PARTS).to(device_of(config.batch.device))
         decoding = with_timing(config.decoding) if config.batch.times else config.decoding
         self.batches = Batches(Engine(recognizer, decoding), config.batch.seconds)
 

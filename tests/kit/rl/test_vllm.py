@@ -1,20 +1,11 @@
-"""The HTTP engine against a small server that speaks vLLM's protocol: embeddings in, tokens out, weights by its folder.
+"""Rollout by a small server that speaks vLLM's protocol: embeddings in, tokens out, weights by its folder."""
 
-The server shares no code with the engine: it decodes what it is sent as vLLM does, and samples by plain forward passes.
-"""
-
-import base64
-import io
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from small import small_recognizer
-from transformers import AutoModelForCausalLM
+from vllm_server import serving
 
 from kit.config import compose
 from kit.errors import KitError, UsageError
@@ -24,83 +15,14 @@ from kit.rl.rollout import engine
 from kit.rl.vllm import Server
 
 
-class Fake(BaseHTTPRequestHandler):
-    """The routes that are used, with the answers that vLLM documents for them."""
-
-    def do_GET(self):
-        if self.server.delay:
-            time.sleep(self.server.delay)
-        assert self.path == "/v1/models"
-        self.answer({"data": [{"id": "policy", "root": str(self.server.folder)}]})
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-        self.server.calls.append((self.path, asked))
-        if self.path == "/v1/completions":
-            self.answer({"choices": self.server.spoil(complete(self.server.model, asked))})
-        elif self.path == "/collective_rpc":
-            assert asked["method"] == "reload_weights"
-            self.server.model = load(self.server.folder)
-            self.answer(None)
-        elif self.path == "/reset_prefix_cache":
-            self.answer(None)
-        else:
-            self.send_error(404)
-
-    def answer(self, content):
-        body = b"" if content is None else json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@torch.no_grad()
-def complete(model, asked):
-    assert asked["model"] == "policy"
-    assert (asked["top_p"], asked["top_k"], asked["min_p"], asked["repetition_penalty"]) == (1.0, -1, 0.0, 1.0)
-    prompt = torch.load(io.BytesIO(base64.b64decode(asked["prompt_embeds"], validate=True)), weights_only=True)
-    assert prompt.ndim == 2 and prompt.dtype == torch.float32
-    choices = []
-    for index in range(asked["n"]):
-        draw = torch.Generator().manual_seed(asked["seed"] + index)
-        ids, scores = [], []
-        while len(ids) < asked["max_tokens"] and ids[-1:] != asked["stop_token_ids"]:
-            told = model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
-            logits = model(inputs_embeds=torch.cat([prompt, told])[None]).logits[0, -1]
-            likely = (logits / asked["temperature"]).log_softmax(-1)
-            ids.append(int(likely.exp().multinomial(1, generator=draw)))
-            scores.append(float(likely[ids[-1]]))
-        reason = "stop" if ids[-1:] == asked["stop_token_ids"] else "length"
-        told = {"index": index, "token_ids": ids, "logprobs": {"token_logprobs": scores}, "finish_reason": reason}
-        choices.insert(0, told)  # in whatever order
-    return choices
-
-
 @pytest.fixture
 def server(tmp_path):
-    """Serves the folder from its first request on, as vLLM would have been started on it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
-    server.folder, server.calls, server.delay = tmp_path / "policy", [], 0.0
-    server.spoil, server.model = (lambda choices: choices), None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(tmp_path / "policy") as server:
+        yield server
 
 
 def client(server, recognizer, max_tokens=5, **options):
-    made = Server(recognizer, max_tokens, f"http://127.0.0.1:{server.server_port}", str(server.folder), **options)
-    server.model = server.model or load(server.folder)
-    return made
+    return Server(recognizer, max_tokens, f"http://127.0.0.1:{server.server_port}", str(server.folder), **options)
 
 
 def prompts_of(recognizer):
@@ -194,7 +116,7 @@ def test_an_error_of_the_server_is_quoted(server):
     recognizer = small_recognizer()
     rollouts = client(server, recognizer)
     with pytest.raises(KitError, match=r"/nowhere answers 404: .*; start it with"):
-        rollouts._ask("/nowhere", {})
+        rollouts.client.ask("/nowhere", {})
 
 
 def test_a_folder_must_be_given():

@@ -106,7 +106,7 @@ def test_a_finished_file_is_left_as_it_is_and_what_was_mended_joins_it(corpus, t
     assert [row["id"] for row in rows_of(problems_of(out))] == ["empty"]
     manifest.write_text("\n".join(manifest.read_text().splitlines()[:3]))
     local = importlib.import_module("kit.transcription.local")
-    monkeypatch.setattr(local, "load_export", None)  # nothing is loaded where nothing is to be done
+    monkeypatch.setattr(local, "load_recognizer", None)  # nothing is loaded where nothing is to be done
     assert main(arguments) == 0
     assert not problems_of(out).exists()
 
