@@ -83,9 +83,10 @@ checkpoint=PATH      a run or an export (default: the newest complete one in run
 decoding.*           see configs/decoding/streaming.yaml""",
     ),
     "serve": Entry(
-        "offer recognition to other programs, over WebSockets",
+        "offer recognition to other programs, and a page to talk to",
         "serve [port=8000] [host=127.0.0.1] [checkpoint=PATH] [hotwords=DB] [key=value ...]",
-        """Keeps engine processes alive and steps all streams of one together. Clients send audio and get JSON events;
+        """Keeps engine processes alive and steps all streams of one together. A page to talk to it stands at
+http://127.0.0.1:8000; clients send audio over a WebSocket and get JSON events, or a whole recording in OpenAI's form;
 docs/serving.md has the protocol. Ctrl-C or SIGTERM ends it after what is being said is written down.
 
 examples:

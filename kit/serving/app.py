@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kit.serving.access import Access
+from kit.serving.page import add_page
 from kit.serving.pool import Pool
 from kit.serving.protocol import CODES, VERSION, Refused
 from kit.serving.transcriptions import Transcriptions, problem
@@ -39,6 +40,8 @@ def make_app(pool: Pool) -> FastAPI:
     async def transcribe(request: Request) -> Response:
         access.check(request.headers)
         return await transcriptions.answer(request)
+
+    add_page(app)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
