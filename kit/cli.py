@@ -200,6 +200,12 @@ def _hotwords(files: list[str], overrides: list[str]) -> int:
     return main(files, overrides)
 
 
+def _export(files: list[str], overrides: list[str]) -> int:
+    from kit.exporting import main
+
+    return main(files, overrides)
+
+
 def _import(files: list[str], overrides: list[str]) -> int:
     from kit.importing import main
 
@@ -246,6 +252,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "bench": _bench,
     "hotwords": _hotwords,
     "data": _data,
+    "export": _export,
     "import": _import,
     "doctor": _doctor,
 }

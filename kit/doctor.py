@@ -45,6 +45,7 @@ EXTRAS = {
     "mic": "no microphone; stream reads files",
     "opus": "no format=opus and format=ogg from clients of serve; pcm16 works",
     "lora": "no stage.lora; without it the whole LLM is trained",
+    "onnx": "no export onnx",
     "smollm2": "no model.llm=smollm2 and no GGUF files; model.llm=FOLDER and names on the hub work",
     "deepspeed": "no trainer.strategy=deepspeed_stage_1 or 2; ddp and fsdp work",
     "ray": "no engine=ray; engine=local, the default, works",

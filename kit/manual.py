@@ -245,6 +245,22 @@ export out=FOLDER      writes FOLDER/PART with flac in archives (16 kHz, mono, 1
   split=PART           only this part; data=... and other values as for fit
 cache=FOLDER           instead of cache/""",
     ),
+    "export": Entry(
+        "write encoder and phoneme head as ONNX, to stream without the kit",
+        "export onnx [checkpoint=PATH] out=FOLDER [quantize=int8] [check=UTTERANCES] [key=value ...]",
+        """Writes one streaming step, with its caches as inputs and outputs, runs it in onnxruntime beside the kit's own
+stream, and keeps it only if the numbers agree to 1e-4. Needs nim4-kit[onnx]; docs/export.md says how to use the files.
+
+examples:
+  python -m kit export onnx out=exports/onnx
+  python -m kit export onnx out=exports/small quantize=int8 check=100
+  python -m kit export onnx out=exports/fast decoding.chunk=8 decoding.left=8
+
+checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
+quantize=int8        write the matrices in 8 bits, too
+check=N              phoneme error rates on N utterances of data=... split=...: the kit's, and those of the files
+decoding.chunk=16    frames of 40 ms a step; decoding.left=4: chunks that it sees to the left""",
+    ),
     "import": Entry(
         "take over weights that others published",
         "import firered-aed CHECKPOINT [cmvn=FILE] out=FOLDER [model=firered_l]",

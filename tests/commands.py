@@ -13,6 +13,7 @@ from unittest import mock
 import kit.bench
 import kit.config
 import kit.data
+import kit.exporting
 import kit.hotwords
 import kit.importing
 import kit.study
@@ -99,6 +100,8 @@ def _check_kit(command: str, files: list[str], overrides: list[str]) -> None:
         compose(*others)
     elif command == "data":
         compose(*kit.data.options(files[0], overrides)[1])
+    elif command == "export":
+        compose(*kit.exporting.options(overrides)[1])
     elif command == "import":
         compose(*kit.importing.options(overrides)[1])
     elif command == "study":
