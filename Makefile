@@ -1,7 +1,7 @@
 # make run    a recognizer from nothing      make test   all tests      make help   the rest
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test check format ui docs clean help
+.PHONY: run test check format ui docs notebooks clean help
 
 # The first Python of at least 3.11 that this machine has; PYTHON=/path/to/python3.12 overrides it.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -35,6 +35,9 @@ ui: $(VENV)/run.stamp  ## look at the runs in MLflow (ARGS="--port 5001" is pass
 docs: $(VENV)/docs.stamp  ## build the documentation into site/; a link that leads nowhere fails
 	$(VENV)/bin/python -m zensical build --clean --strict
 
+notebooks: $(VENV)/notebooks.stamp  ## run the notebooks on the newest runs here (ARGS="02 05" for some)
+	$(VENV)/bin/python notebooks/execute.py $(ARGS)
+
 clean:  ## remove the virtual environment and all caches; runs/ stays
 	rm -rf $(VENV) cache .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -63,4 +66,9 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/docs.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the documentation needs into $(VENV) ..."
 	$(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/notebooks.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing what the notebooks need into $(VENV) ..."
+	$(PIP) --editable '.[notebooks]'
 	@touch $@

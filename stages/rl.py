@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,23 @@ class Experience:
     reference: Tensor | None = None
     old: Tensor | None = None
     weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The hypotheses of one utterance.
+
+    Attributes:
+        texts: normalized.
+        rewards: name -> one a hypothesis, before its weight.
+        totals: weighted sums.
+        advantages: by how much each is better than its group, in deviations.
+    """
+
+    texts: list[str]
+    rewards: dict[str, list[float]]
+    totals: list[float]
+    advantages: list[float]
 
 
 class RL(TranscriptStage):
@@ -204,21 +221,51 @@ class RL(TranscriptStage):
         optimizer.step()
         optimizer.zero_grad()
 
+    @torch.no_grad()
+    def explained(self, batch: SpeechBatch) -> list[Explained]:
+        """Hypotheses of each utterance, drawn as a step of training does, with their rewards; for people to look at."""
+        heard = self._hear(*self.augmented(batch), self.draw_chunk(batch))
+        hints, keywords = self.prompted(batch)
+        prompts = Prompts.of(self.recognizer, heard.speech, heard.sizes, hints)
+        samples = self.rollouts.sample(prompts, self.config.stage.group, self.temperature(), self._seeds(batch))
+        texts, found = self._scores(batch, heard, samples, keywords)
+        total = self._total(found)
+        better = advantages_of(total, self.config.stage.normalize)
+        return [
+            Explained(row, {name: values[at].tolist() for name, values in found.items()}, *one)
+            for at, (row, one) in enumerate(zip(texts, zip(total.tolist(), better.tolist(), strict=True), strict=True))
+        ]
+
     def _rewarded(
         self, batch: SpeechBatch, heard: Heard, samples: Samples, keywords: Sequence[Sequence[str]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum (B, K) of all rewards, and figures of each: its mean, its spread within a group."""
-        texts = [[normalize(text) for text in row] for row in samples.texts(self.recognizer)]
-        cases = self._cases(batch, heard, keywords)
-        total = torch.zeros(len(texts), len(texts[0]))
+        _, scores = self._scores(batch, heard, samples, keywords)
+        total = self._total(scores)
         told: dict[str, Tensor] = {}
-        for name, reward in self.rewards.items():
-            found = torch.tensor([_each(reward, row, case) for row, case in zip(texts, cases, strict=True)])
-            total += reward.weight * found
+        for name, found in scores.items():
             told |= {f"reward_{name}": found.mean(), f"spread_{name}": found.std(1).mean()}
         spread = total.std(1)
         told |= {"reward": total.mean(), "spread": spread.mean(), "alike": (spread < 1e-6).float().mean()}
         return total.to(heard.speech.device), told
+
+    def _scores(
+        self, batch: SpeechBatch, heard: Heard, samples: Samples, keywords: Sequence[Sequence[str]]
+    ) -> tuple[list[list[str]], dict[str, Tensor]]:
+        """The hypotheses as texts, and each reward of them (B, K), before its weight."""
+        texts = [[normalize(text) for text in row] for row in samples.texts(self.recognizer)]
+        cases = self._cases(batch, heard, keywords)
+        return texts, {
+            name: torch.tensor([_each(reward, row, case) for row, case in zip(texts, cases, strict=True)])
+            for name, reward in self.rewards.items()
+        }
+
+    def _total(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum (B, K)."""
+        total = torch.zeros_like(next(iter(scores.values())))
+        for name, found in scores.items():
+            total += self.rewards[name].weight * found
+        return total
 
     def _cases(self, batch: SpeechBatch, heard: Heard, keywords: Sequence[Sequence[str]]) -> list[Case]:
         cases = [Case(text, names) for text, names in zip(batch.texts, keywords, strict=True)]

@@ -51,6 +51,11 @@ class TextCache:
         """Tokens that a row has room for."""
         return self.keys[0].shape[2]
 
+    def used(self, row: int) -> int:
+        """Bytes that a row's tokens take."""
+        each = self.keys[0].element_size() * self.shape[0] * self.shape[1]
+        return 2 * len(self.keys) * each * self.lengths[row]
+
     def enlarge(self, rows: int, capacity: int) -> None:
         """Make room for so many rows and tokens; what there is stays."""
         old_rows, _, old, _ = self.keys[0].shape

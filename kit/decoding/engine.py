@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kit.audio.features import LogMel
 from kit.decoding.callbacks import gather
-from kit.decoding.decoder import Work
+from kit.decoding.decoder import TextCache, Work
 from kit.decoding.finals import decide
 from kit.decoding.remote import writer_for
 from kit.decoding.stopwatch import Stopwatch
@@ -98,6 +98,17 @@ class Engine:
         if self._cache is not None:
             self._cache.reset([slot])
         self.decoder.reset(slot)
+
+    def cached(self, session: Session) -> tuple[int, int]:
+        """Bytes that are kept of a session: in the encoder's cache, which never grows, and in that of the LLM.
+
+        An LLM that is asked elsewhere has none here.
+        """
+        kept, texts = 0, getattr(self.decoder, "cache", None)
+        if self._cache is not None:
+            rings = [ring for memory in self._cache.memory for ring in (memory.keys, memory.values)]
+            kept = sum(rows[session.slot].nbytes for rows in [*rings, *self._cache.past])
+        return kept, texts.used(session.slot) if isinstance(texts, TextCache) else 0
 
     def count(self, frames: int, speech: int) -> None:
         """An utterance of so many encoder frames and speech embeddings ended; called by the session."""

@@ -50,12 +50,22 @@ class Clips:
                 self._take((name, cut.id), cut.duration, data.samples(cut))
 
     def _take(self, key: tuple[str, str], seconds: float, samples: Tensor) -> None:
-        content = io.BytesIO()
-        if seconds <= LONGEST:
-            soundfile.write(content, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        size = len(content.getvalue())
+        content = as_flac(samples) if seconds <= LONGEST else b""
+        size = len(content)
         if not size or self._bytes + size > MOST:
             self.left_out += 1
             return
         self._bytes += size
-        self.found[key] = f"data:audio/flac;base64,{base64.b64encode(content.getvalue()).decode()}"
+        self.found[key] = as_uri(content)
+
+
+def as_flac(samples: Tensor) -> bytes:
+    """(n,) samples at 16 kHz as a FLAC file."""
+    content = io.BytesIO()
+    soundfile.write(content, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return content.getvalue()
+
+
+def as_uri(flac: bytes) -> str:
+    """A FLAC file as the source of an audio element."""
+    return f"data:audio/flac;base64,{base64.b64encode(flac).decode()}"
