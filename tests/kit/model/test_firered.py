@@ -320,3 +320,18 @@ def test_wrong_use_writes_nothing(checkpoint, export, tmp_path, capsys):
     assert "missing" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["import", "firered", "x", "out=y"]) == 2
     assert "did you mean firered-aed?" in capsys.readouterr().err
+
+
+def test_pre_training_goes_on_from_it(export, corpus):
+    """With a head of its own, the imported normalization, and features made as theirs are."""
+    from stages.pretrain import Pretrain
+
+    config = compose([*SHAPE, "stage=pretrain", "data.hours=0.01", f"cache={corpus.cache}"])
+    data = corpus.data(config)
+    built = Pretrain.build(config, data, {"init": export})
+    imported = load_export(export).encoder
+    assert torch.equal(built.encoder.mean, imported.mean)
+    assert torch.equal(built.encoder.blocks[0].attention.q.weight, imported.blocks[0].attention.q.weight)
+    assert data.features["high"] == 8000
+    frames = data.dataset("dev").store.of(data.cuts("dev")[0])
+    assert torch.isfinite(built.encode(frames[None], torch.tensor([len(frames)]))[0]).all()
