@@ -8,9 +8,12 @@ standard error (progress) is left out, and so are the names of this machine's fo
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jupytext
 from nbclient import NotebookClient
@@ -41,8 +44,15 @@ def execute(path: Path) -> NotebookNode:
         cell["id"] = f"cell-{number}"
         cell.metadata.clear()
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
     return notebook
+
+
+def is_progress(output: Mapping[str, Any]) -> bool:
+    """What was said on standard error, or what rich shows of a bar in place of it."""
+    shown = "".join(output.get("data", {}).get("text/html", "-"))
+    empty = "<audio" not in shown and not re.sub(r"<[^>]*>", "", shown).strip()
+    return output.get("name") == "stderr" or "ipywidgets" in shown or empty
 
 
 def main(wanted: list[str]) -> int:

@@ -1,5 +1,7 @@
 """The notebooks run from beginning to end on a recognizer of test size, and their executed twins are those of today."""
 
+import json
+import re
 import runpy
 import shutil
 import sys
@@ -17,6 +19,7 @@ from kit.model.export import save_export
 from kit.runs import Run
 from kit.snapshots import publish
 
+LARGEST = 1_000_000  # bytes of a notebook with its outputs
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 
 
@@ -76,3 +79,18 @@ def test_a_notebook_runs(path, world, monkeypatch):
 
 def test_there_are_seven():
     assert [path.name[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_executed_twin_is_of_the_same_code_with_pictures_and_no_machine_in_it(path):
+    jupytext = pytest.importorskip("jupytext", reason="jupytext is in the extra notebooks")
+    twin = path.with_suffix(".ipynb")
+    text = twin.read_text("utf-8")
+    now, executed = jupytext.read(path), json.loads(text)
+    cells = [(cell.cell_type, cell.source) for cell in now.cells]
+    kept = [(cell["cell_type"], "".join(cell["source"])) for cell in executed["cells"]]
+    assert kept == cells, f"{path.name} has changed: make notebooks ARGS={path.name[:2]}"
+    outputs = [output for cell in executed["cells"] for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
+    assert len(text.encode()) < LARGEST and not re.search(r"[\"'\s(]/(?:tmp|home|root|work|Users)/", text)
