@@ -12,7 +12,12 @@ from kit.errors import KitError, UsageError, nearest
 from kit.options import choose
 
 # With options of their own.
-ALONE = {"streaming": "kit.bench_streaming", "retrieval": "kit.bench_retrieval", "rl": "kit.bench_rl"}
+ALONE = {
+    "streaming": "kit.bench_streaming",
+    "retrieval": "kit.bench_retrieval",
+    "serving": "kit.bench_serving",
+    "rl": "kit.bench_rl",
+}
 DEFAULTS = {"device": "auto", "only": "", "seconds": "1", "out": "bench"}
 
 

@@ -160,8 +160,8 @@ examples:
   python -m kit info model=nim4""",
     ),
     "bench": Entry(
-        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, and RL",
-        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|rl ... [key=value ...]",
+        "time the kernels against the alternatives, streaming sessions, the retrieval of hotwords, serving, and RL",
+        "bench chunk_attention|chunk_attention_stream|ctc_prefix|streaming|retrieval|serving|rl ... [key=value ...]",
         """Checks every provider against the reference in double, times those that pass in turns, prints a table and
 writes a CSV row each and a plot. A provider that fails the check gets no time, and the exit code is 1 if it is ours.
 
@@ -185,6 +185,13 @@ exact search, by sound, by edit distance (rapidfuzz, in the dev extra), and by s
   python -m kit bench retrieval database=names.db sizes=10000,100000,1000000,10000000
 options: database= names=100000 sizes=10000,100000 streams=1,8 errors=0,5,10,15,20 (% of the phonemes) utterances=200
 edits=20 (utterances for edit distance, which is slow) precision=0.98 out=bench; others are of the configuration
+
+bench serving starts a server and says utterances to it at the speed of speech: how long their last words take by the
+number of streams, CPU and memory; with minutes= a soak, with cycles= connections that come and go.
+  python -m kit bench serving streams=1,4,8,12 seconds=30
+  python -m kit bench serving streams=8 minutes=30 cycles=1000
+options: streams=1,4,8,12 seconds=30 minutes=0 cycles=0 audio=FOLDER (default: held-out data) out=bench; others are
+of serve
 
 bench rl takes steps of RL and of supervised training on the same audio in turns: seconds, their parts, memory.
   python -m kit bench rl stage.group=16 stage.batch_seconds=30
