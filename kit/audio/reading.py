@@ -97,6 +97,8 @@ def resample(samples: np.ndarray, rate: int, wanted: int = 16000) -> torch.Tenso
     Raises:
         AudioError: no such rate.
     """
+    import torch
+
     if not 0 < rate <= _HIGHEST_RATE:
         raise AudioError(f"a sample rate of {rate} Hz; give one from 1 to {_HIGHEST_RATE}")
     pieces = [torch.from_numpy(piece) for piece in _resampled([samples], rate, wanted)] if len(samples) else []
