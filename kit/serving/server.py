@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import signal
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import uvicorn
 from omegaconf import DictConfig, OmegaConf
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kit.errors import UsageError
 from kit.progress import say
@@ -32,6 +35,7 @@ def serve(config: DictConfig, export: str) -> None:
         KitError: the engines cannot start, or the port is taken.
     """
     settings = Settings.of(config.serving)
+    sys.stderr = Forgiving(sys.stderr)
     asyncio.run(_until_signal(config, export, settings, bind(settings)))
 
 
@@ -115,9 +119,42 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Http(H11Protocol):
+    """Closes connections on which no whole request comes, such as half-open ones."""
+
+    patience = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self._look)
+
+    def _look(self) -> None:
+        if self.cycle is None and self.transport.get_protocol() is self:
+            self.transport.close()
+
+
+class Forgiving(io.TextIOBase):
+    """A stream of messages of which those are lost that a full disk does not take."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As far as it goes."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As far as it goes."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def _uvicorn(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=type("Http", (_Http,), {"patience": settings.start_seconds}),
         ws="websockets-sansio",
         ws_max_size=settings.message_bytes,
         ws_ping_interval=_PING,

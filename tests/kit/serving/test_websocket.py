@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from kit.errors import KitError
 from kit.serving.client import ServerError, Stream
+from kit.serving.server import Forgiving
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,9 @@ def test_a_client_that_vanishes_leaves_nothing_behind(server):
 
 
 def test_health_and_metrics(server):
+    with Stream(server.address) as stream:
+        stream.send(pcm(noise(0.5)))
+        assert list(stream.finish())
     settled(server)
     assert get(server, "/health") == (200, '{"status":"ok","version":1,"engines":1,"streams":0}')
     _, text = get(server, "/metrics")
@@ -224,6 +228,11 @@ def test_limits_in_time_and_the_token(export, model):
         with raw(server) as socket:  # half open: nothing comes
             found, close = answers(socket)
             assert found[0]["code"] == "idle" and close.code == 1008
+        for head in (b"", b"GET /health HT"):
+            with sockets.create_connection(("127.0.0.1", server.port)) as half:
+                half.sendall(head)
+                half.settimeout(30)
+                assert half.recv(10) == b""
         for token in (None, "", "wrong", "húsh"):
             with pytest.raises(ServerError) as refused:
                 Stream(server.address, token=token)
@@ -279,3 +288,14 @@ def test_the_end_of_the_server_finishes_what_is_being_said(export, model):
     assert plain(found)[-2:] == plain([alone(model, samples)[-1], {"event": "ended", "utterances": 1}])
     with pytest.raises(KitError, match="there is no server"):
         Stream(server.address)
+
+
+def test_a_full_disk_for_messages_stops_nobody(export, model, monkeypatch):
+    full = open("/dev/full", "w")  # noqa: SIM115  # closing it fails, as it must
+    with pytest.raises(OSError):
+        print("lost", file=full, flush=True)
+    monkeypatch.setattr("sys.stderr", Forgiving(full))
+    with served(export) as server:
+        with Stream(server.address) as stream:
+            stream.send(pcm(noise(1.0)))
+            assert plain(stream.finish())[:-1] == plain(alone(model, noise(1.0)))
