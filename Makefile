@@ -1,7 +1,7 @@
 # make run    a recognizer from nothing      make test   all tests      make help   the rest
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test check format ui docs notebooks clean help
+.PHONY: run test check audit format ui docs notebooks clean help
 
 # The first Python of at least 3.11 that this machine has; PYTHON=/path/to/python3.12 overrides it.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -22,6 +22,9 @@ check: $(VENV)/dev.stamp  ## linter, formatter and type checker
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+audit: $(VENV)/dev.stamp  ## installed packages against constraints.txt and licenses, without the network
+	$(VENV)/bin/python .ci/audit
 
 format: $(VENV)/dev.stamp  ## mend what linter and formatter can mend by themselves
 	$(VENV)/bin/ruff check --fix .
