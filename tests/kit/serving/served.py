@@ -20,6 +20,7 @@ PLAIN = [
     "serving.port=0",
     "serving.late=1000",
 ]  # a machine may have other things to do
+IN_A_PROCESS = replica._start  # a longer fixture may have replaced it
 PLAIN += [f"decoding.callbacks.{name}=null" for name in OTHERS]
 
 
@@ -27,7 +28,7 @@ class Thread:
     """Stands where the front expects an engine's process."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.pid = -1
+        self.pid = 2**31 - 1  # of nobody
         self._connection = connection.dup()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -84,8 +85,7 @@ def served(export: Path, *overrides: str, processes: bool = False):
     listening = server._listen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "_listen", started)
-        if not processes:
-            patch.setattr(replica, "_start", in_thread)
+        patch.setattr(replica, "_start", IN_A_PROCESS if processes else in_thread)
         thread = threading.Thread(target=run)
         thread.start()
         try:
