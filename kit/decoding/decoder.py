@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from kit.decoding.beam import Beam, Continuation, step_together
 from kit.decoding.stopwatch import Stopwatch
 from kit.model.recognizer import Recognizer
 
 _ROUND = 64  # cache lengths are multiples of this
+_MOST_ROWS = 64  # hypotheses that are searched together: more cost memory and gain little
 
 Chooser = Callable[[Tensor], tuple[Tensor, Tensor]]  # (N, V) logits to log-probability and number of a token each
 
@@ -139,13 +142,13 @@ class TextCache:
                 tensors[index] = tensor.index_select(0, order)
         self.lengths = [self.lengths[row] for row in order.tolist()]
 
-    def fork(self, llm: Any, row: int, count: int) -> TextCache:
-        """A cache of `count` rows that all hold what `row` holds."""
-        fork = TextCache(llm, count, self.capacity)
-        size = self.lengths[row]
+    def fork(self, llm: Any, rows: Sequence[int]) -> TextCache:
+        """A cache of its own whose rows hold what these rows hold; one may be there several times."""
+        fork, chosen = TextCache(llm, len(rows), self.capacity), torch.tensor(rows, device=self.keys[0].device)
+        size = max(self.lengths[row] for row in rows)
         for mine, theirs in zip((*self.keys, *self.values), (*fork.keys, *fork.values), strict=True):
-            theirs[:, :, :size] = mine[row, :, :size]
-        fork.lengths = [size] * count
+            theirs[:, :, :size] = mine[chosen, :, :size]
+        fork.lengths = [self.lengths[row] for row in rows]
         return fork
 
 
@@ -237,19 +240,6 @@ class Work:
     draft: Sequence[int] = ()
 
 
-@dataclass(order=True)
-class Continuation:
-    """What the LLM would write.
-
-    Attributes:
-        score: mean log-probability a token, the end included.
-        ids: tokens without the end.
-    """
-
-    score: float
-    ids: list[int] = field(compare=False)
-
-
 class Writer(Protocol):
     """Who writes texts behind speech: `Decoder` in this process, or `kit.decoding.remote.RemoteDecoder`.
 
@@ -323,8 +313,11 @@ class Decoder:
             plain = [index for index in last if works[index].beam == 1]
             for index, found in zip(plain, self._greedy([(works[i], last[i]) for i in plain]), strict=True):
                 results[index] = [found]
-            for index in last.keys() - set(plain):
-                results[index] = self._beam(works[index].row, last[index][0], works[index].beam)
+            wide = [index for index in last if works[index].beam > 1]
+            while wide:
+                some, wide = _first_within(wide, [works[index].beam for index in wide], _MOST_ROWS)
+                for index, best in zip(some, self._beams([(works[i], last[i]) for i in some]), strict=True):
+                    results[index] = best
         for work, length in zip(works, before, strict=True):
             self.cache.lengths[work.row] = length + len(work.speech)
         return results
@@ -412,35 +405,24 @@ class Decoder:
         found.ids.append(token)
         return len(found.ids) < self.max_tokens
 
-    def _beam(self, row: int, last: Tensor, width: int) -> list[Continuation]:
-        """The best `width` ended continuations found by a beam as wide, best first."""
-        cache = self.cache.fork(self.llm, row, width)
-        total = torch.full((width,), -torch.inf, device=last.device)
-        total[0] = 0.0  # all rows are alike at first
-        ids: list[list[int]] = [[] for _ in range(width)]
-        ended: list[Continuation] = []
-        last = last.expand(width, -1)
-        for length in range(1, self.max_tokens + 1):
-            scores = total[:, None] + self.llm.lm_head(last).float().log_softmax(-1)  # (K, V)
-            best, flat = scores.flatten().topk(2 * width)
-            parents, tokens = flat // scores.shape[1], flat % scores.shape[1]
-            kept: list[tuple[float, int, int]] = []
-            for score, parent, token in zip(best.tolist(), parents.tolist(), tokens.tolist(), strict=True):
-                if token == self.end:
-                    ended.append(Continuation(score / length, ids[parent]))
-                elif len(kept) < width:
-                    kept.append((score, parent, token))
-            ended = sorted(ended, reverse=True)[:width]
-            if len(ended) == width and ended[-1].score >= kept[0][0] / length:
-                return ended
-            order = torch.tensor([parent for _, parent, _ in kept], device=last.device)
+    def _beams(self, works: Sequence[tuple[Work, Tensor]]) -> list[list[Continuation]]:
+        """What beam searches find, all a step further at once, from works and the hidden states that `_read` gave."""
+        beams = [Beam(work.beam, self.end, self.max_tokens) for work, _ in works]
+        cache = self.cache.fork(self.llm, [work.row for work, _ in works for _ in range(work.beam)])
+        last = torch.cat([hidden[:1].expand(work.beam, -1) for work, hidden in works])
+        going = beams
+        while True:
+            order = step_together(going, self.llm.lm_head(last).float().log_softmax(-1))
+            going = [beam for beam in going if not beam.done]
+            if not going:
+                return [beam.found() for beam in beams]
             cache.reorder(order)
-            ids = [[*ids[parent], token] for _, parent, token in kept]
-            total = torch.tensor([score for score, _, _ in kept], device=last.device)
-            following = torch.tensor([[token] for _, _, token in kept], device=last.device)
-            last = cache.append(self.llm, range(width), self.embed(following), [1] * width)[:, 0]
-            self.tokens_read += width
-        open_ended = [
-            Continuation(score / self.max_tokens, row) for score, row in zip(total.tolist(), ids, strict=True)
-        ]
-        return sorted([*ended, *open_ended], reverse=True)[:width]
+            tokens = torch.tensor([[token] for beam in going for token in beam.tokens], device=last.device)
+            last = cache.append(self.llm, range(len(tokens)), self.embed(tokens), [1] * len(tokens))[:, 0]
+            self.tokens_read += len(tokens)
+
+
+def _first_within(indices: list[int], sizes: Sequence[int], most: int) -> tuple[list[int], list[int]]:
+    """As many of the first as have no more than `most` in all, at least one, and the others."""
+    count = max(1, sum(total <= most for total in accumulate(sizes)))
+    return indices[:count], indices[count:]

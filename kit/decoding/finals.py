@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from kit.decoding.beam import Continuation
 from kit.decoding.callbacks import Candidate, DecodingCallback, Utterance, chosen_text, trusted
-from kit.decoding.decoder import Continuation, Work, Writer
+from kit.decoding.decoder import Work, Writer
 from kit.model.recognizer import Recognizer
 
 

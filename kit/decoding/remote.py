@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kit.decoding.decoder import Continuation, Decoder, Work, Writer
+from kit.decoding.beam import Continuation
+from kit.decoding.decoder import Decoder, Work, Writer
 from kit.decoding.stopwatch import Stopwatch
 from kit.decoding.vllm import TALKS, Client, Written, serve_command, write_model
 from kit.errors import KitError, UsageError

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kit.audio.features import SAMPLE_RATE, LogMelStream, frame_count
 from kit.audio.reading import AudioError
+from kit.decoding.beam import Continuation
 from kit.decoding.callbacks import (
     END,
     DecodingCallback,
@@ -23,7 +24,6 @@ from kit.decoding.callbacks import (
     build_callbacks,
     hints_of,
 )
-from kit.decoding.decoder import Continuation
 from kit.decoding.engine import Engine, Job
 from kit.decoding.events import Began, Event, Final, Partial
 from kit.decoding.finals import CallbackJudge, text_of

@@ -56,6 +56,20 @@ def test_beam_search_is_that_of_the_slow_way(model, width):
     assert [one.score for one in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
 
 
+def test_beams_searched_together_are_those_searched_alone(model, monkeypatch):
+    """Of several widths, ending at different steps; also where there is not room for all at once."""
+    works = [Work(row, speech(3 + 4 * row, seed=row), model.tail_ids(), beam=(1, 4, 2, 3)[row]) for row in range(4)]
+    alone = [Decoder(model, 1, 9).run([replace(work, row=0)])[0] for work in works]
+    for most in (64, 6, 1):
+        monkeypatch.setattr("kit.decoding.decoder._MOST_ROWS", most)
+        decoder = Decoder(model, 4, 9)
+        found = decoder.run(works)
+        for one, other in zip(found, alone, strict=True):
+            assert [each.ids for each in one] == [each.ids for each in other]
+            assert [each.score for each in one] == pytest.approx([each.score for each in other], abs=1e-4)
+        assert decoder.cache.lengths == [len(decoder.prefix) + len(work.speech) for work in works]
+
+
 def test_greedy_scores_are_mean_log_probabilities(model):
     heard = speech(4, seed=1)
     (found,) = Decoder(model, 1, 7).run([Work(0, heard, model.tail_ids())])[0]

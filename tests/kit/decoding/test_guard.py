@@ -11,8 +11,8 @@ from streams import PLAIN, engine, finals, noise, pushed, recognizer
 
 from kit.audio.features import LogMel
 from kit.decoding.alignment import spell
+from kit.decoding.beam import Continuation
 from kit.decoding.callbacks import DecodingCallback, Utterance, hints_of
-from kit.decoding.decoder import Continuation
 from kit.decoding.finals import decide
 from kit.decoding.guard import HintGuard
 from kit.decoding.offline import recognize
