@@ -127,7 +127,10 @@ def as_stream(overrides: list[str]) -> list[str]:
 def _serve(files: list[str], overrides: list[str]) -> int:
     _no_files("serve", files)
     config, export = with_export(as_served(overrides))
-    from kit.serving.server import serve
+    if config.engine == "ray":
+        from kit.serving.cluster import serve_on_cluster as serve
+    else:
+        from kit.serving.server import serve
 
     serve(config, str(export))
     return 0

@@ -61,7 +61,7 @@ batch.times=true     with segments and words, and when they were said
 batch.device=cpu|cuda    default: a GPU where there is one
 engine=local|ray     ray: several processes on this machine, or on those of a cluster
 batch.workers=2      of engine=ray; batch.cpus=1: processors of each
-batch.address=auto|HOST:PORT   of a Ray cluster that is up (default: one is started here)""",
+cluster=auto|HOST:PORT   a Ray cluster that is up (default: one is started here)""",
     ),
     "stream": Entry(
         "write down what is being said, as it is said",
@@ -94,9 +94,11 @@ examples:
   python -m kit serve port=9000 hotwords=names.db
   KIT_TOKEN=secret python -m kit serve host=0.0.0.0                 for other machines, who must show the token
   python -m kit serve serving.streams=32 serving.replicas=2         how many streams, in how many processes
+  python -m kit serve engine=ray serving.replicas=2 serving.most_replicas=8    on the machines of a Ray cluster
 
 checkpoint=PATH      a run or an export (default: the newest complete one in runs/)
 hotwords=DB          names that are heard become hints; replaced under running streams (see kit hotwords)
+engine=ray           Ray Serve: replicas that come and go with the streams; cluster=auto|HOST:PORT joins one that is up
 serving.*            see configs/serving/default.yaml
 decoding.*           see configs/decoding/streaming.yaml""",
     ),

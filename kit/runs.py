@@ -36,6 +36,7 @@ _IMMATERIAL = {
     "manifest",
     "engine",
     "batch",
+    "cluster",
     "hints_from",
     "hotwords",
     "personal",

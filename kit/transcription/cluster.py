@@ -10,9 +10,7 @@ import importlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from kit.cluster import joined, library
 from kit.config import dump
 from kit.errors import KitError, UsageError, first_line
 from kit.transcription.outcome import Outcome
@@ -79,7 +78,11 @@ def on_cluster(clips: Iterable[Clip], total: int, export: Path, config: DictConf
     sent: dict[str, Clip] = {}
     options = config.batch
     size = max(1, min(LARGEST, total // (_ROUNDS * options.workers)))
-    with _cluster(config) as ray:
+    data = library("data", "ray")
+    context = data.DataContext.get_current()
+    context.enable_progress_bars, context.max_errored_blocks = False, -1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with joined(config.cluster, options.workers * options.cpus) as ray:
         worker = {"export": str(export.absolute()), "config": dump(config), "folder": os.getcwd()}
         together = list(map(_table, _noted(clips, size, sent)))
         yield from _answered(_answers(ray, together, worker, config, ahead=1), sent)
@@ -153,43 +156,3 @@ def _read(text: str) -> Outcome:
     if _FAILED in content:
         raise (UsageError if content["usage"] else KitError)(content[_FAILED])
     return Outcome(**content)
-
-
-@contextmanager
-def _cluster(config: DictConfig) -> Iterator[Any]:
-    """Ray, started on this machine or joined at an address, and left again; one that runs here already is taken."""
-    ray = _ray()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars, context.max_errored_blocks = False, -1
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    runs = ray.is_initialized()
-    with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
-        if not runs:
-            _start(ray, config.batch)
-        try:
-            yield ray
-        finally:
-            if not runs:
-                ray.shutdown()
-
-
-def _start(ray: Any, options: DictConfig) -> None:
-    where: dict[str, Any] = {"address": options.address}
-    if options.address is None:
-        where = {"address": "local", "num_cpus": options.workers * options.cpus, "include_dashboard": False}
-    try:
-        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = f"cannot be reached at {options.address}" if options.address else "cannot be started"
-        mend = "start it with ray start --head, or take engine=local"
-        raise KitError(f"Ray {what}: {first_line(error)}; {mend}") from error
-
-
-def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is computed here
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UsageError(f"engine=ray needs the package ray ({error}); install nim4-kit[ray]") from error
-    return ray

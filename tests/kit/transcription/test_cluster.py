@@ -9,6 +9,7 @@ from corpus import BAD, Corpus, rows_of
 
 import kit
 from kit.cli import main
+from kit.cluster import library
 from kit.config import compose
 from kit.errors import KitError, UsageError
 from kit.transcription import cluster, results
@@ -110,11 +111,11 @@ def test_what_prevents_every_worker_is_one_sentence(tmp_path):
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
     assert main(listing(tmp_path, "a")) == 2
     assert "engine=ray needs the package ray" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"install nim4-kit\[ray\]"):
-        cluster._ray()
+        library("data", "ray")
 
 
 @pytest.mark.parametrize(
@@ -131,5 +132,5 @@ def test_a_cluster_that_is_not_there_is_told(tmp_path, address, message, capsys,
 
     monkeypatch.setattr(ray, "init", refused)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    assert main([*listing(tmp_path, "a"), f"batch.address={address}"]) == 1
+    assert main([*listing(tmp_path, "a"), f"cluster={address}"]) == 1
     assert message in capsys.readouterr().err
