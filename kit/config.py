@@ -6,12 +6,14 @@ a wrong one is answered with one sentence that names the nearest right one.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str
     values = [_written_out(item) for item in parsed if not _is_choice(item, groups)]
     for item in chosen:
         _check_option(item, groups)
-    config = _hydra([f"{item.key_or_group}={item.value()}" for item in chosen], folders)
+    config = _chosen(tuple(f"{item.key_or_group}={item.value()}" for item in chosen), tuple(folders))
     for item in values:
         _apply(item, config, groups)
     _place_hotwords(config)
@@ -191,7 +193,14 @@ def _check_option(item: Override, groups: Mapping[str, list[str]]) -> None:
     raise UsageError(f"unknown {group} {name}; {hint}{', '.join(options)}")
 
 
-def _hydra(overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
+def _chosen(choices: tuple[str, ...], folders: tuple[Path, ...]) -> DictConfig:
+    """The files of configs/ put together; read anew when one of them has changed."""
+    files = sorted(path for folder in (CONFIGS, *folders) for path in folder.glob("**/*.yaml"))
+    return copy.deepcopy(_hydra(choices, folders, tuple((path, path.stat().st_mtime_ns) for path in files)))
+
+
+@lru_cache(maxsize=64)  # a tenth of a second each, and a study composes many
+def _hydra(overrides: tuple[str, ...], folders: tuple[Path, ...], _: Hashable) -> DictConfig:
     paths = ",".join(_quote(f"file://{folder}") for folder in folders)
     search = [f"hydra.searchpath=[{paths}]"] if folders else []
     try:

@@ -6,9 +6,7 @@ import importlib
 import importlib.util
 import re
 import shlex
-from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import kit.bench
 import kit.config
@@ -97,23 +95,14 @@ def _check_kit(command: str, files: list[str], overrides: list[str]) -> None:
         _, others = split_off(kit.hotwords.DEFAULTS[files[0]], overrides)
         kit.hotwords.options(files[0], [text for text in overrides if text not in others])
         assert files[0] == "calibrate" or not others, others
-        compose(*others)
+        kit.config.compose(others)
     elif command == "data":
-        compose(*kit.data.options(files[0], overrides)[1])
+        kit.config.compose(kit.data.options(files[0], overrides)[1])
     elif command == "export":
-        compose(*kit.exporting.options(overrides)[1])
+        kit.config.compose(kit.exporting.options(overrides)[1])
     elif command == "import":
-        compose(*kit.importing.options(overrides)[1])
+        kit.config.compose(kit.importing.options(overrides)[1])
     elif command == "study":
-        compose(*kit.study.options(overrides)[1])
+        kit.config.compose(kit.study.options(overrides)[1])
     else:
-        compose(*{"stream": cli.as_stream, "serve": cli.as_served}.get(command, list)(overrides))
-
-
-def compose(*overrides: str) -> None:
-    """Compose a configuration. What Hydra makes of the same choices is kept: it takes longer than all the rest."""
-    with mock.patch.object(kit.config, "_hydra", lambda chosen, folders: _chosen(tuple(chosen), tuple(folders)).copy()):
-        kit.config.compose(overrides)
-
-
-_chosen = cache(kit.config._hydra)
+        kit.config.compose({"stream": cli.as_stream, "serve": cli.as_served}.get(command, list)(overrides))

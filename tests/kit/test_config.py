@@ -1,4 +1,5 @@
 import math
+import os
 import random
 
 import pytest
@@ -266,3 +267,15 @@ def test_flatten_and_differences():
     assert differences(one, other, "model") == ["model.more", "model.width"]
     assert differences(one, one, "model") == []
     assert not math.isnan(flatten(one)["seed"])
+
+
+def test_a_file_that_changes_is_read_anew_and_configurations_share_nothing(tmp_path):
+    (tmp_path / "model").mkdir()
+    mine = tmp_path / "model/mine.yaml"
+    mine.write_text("defaults: [tiny, _self_]\nencoder: {layers: 3}\n")
+    first, second = (compose(["model=mine"], tmp_path) for _ in "12")
+    first.model.encoder.layers = 5
+    assert second.model.encoder.layers == 3 == compose(["model=mine"], tmp_path).model.encoder.layers
+    mine.write_text("defaults: [tiny, _self_]\nencoder: {layers: 4}\n")
+    os.utime(mine, ns=(1, 1))
+    assert compose(["model=mine"], tmp_path).model.encoder.layers == 4
