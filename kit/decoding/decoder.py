@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kit.decoding.beam import Beam, Continuation, step_together
 from kit.decoding.stopwatch import Stopwatch
+from kit.model.reading import read
 from kit.model.recognizer import Recognizer
 
 _ROUND = 64  # cache lengths are multiples of this
@@ -25,8 +26,8 @@ Chooser = Callable[[Tensor], tuple[Tensor, Tensor]]  # (N, V) logits to log-prob
 class TextCache:
     """Keys and values of N texts, a row each. A text is cut back by lowering its length: nothing is moved.
 
-    Stands where transformers expects a cache: `update` is called by every layer. What lies behind a row's length is
-    never seen, and is written over.
+    Every layer calls `update`, as `kit.model.reading` and transformers expect of a cache. What lies behind a row's
+    length is never seen, and is written over.
 
     Args:
         llm: a causal language model of transformers.
@@ -108,14 +109,7 @@ class TextCache:
 
     def _read(self, llm: Any, inputs: Tensor) -> Tensor:
         mask = (torch.arange(self._seen, device=inputs.device) <= self._place[..., None])[:, None]  # (B, 1, n, seen)
-        hidden: Tensor = llm.model(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=self._place,
-            past_key_values=self,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
+        return read(llm, inputs, self._place, mask, self)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by each layer with (B, H, n, D): store at the rows' places, give back what the rows hold."""
