@@ -8,15 +8,17 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
-# Compiling the few modules that are used instead of all that are installed saves a minute.
-WARM := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -c 'import kit.fit, kit.evaluation.report, stages.sft, mlflow'
+# Python that keeps what it compiled, for the many processes of the tests. Compiling the few modules that are used instead
+# of all that are installed saves a minute.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python
+WARM := $(COMPILED) -c 'import kit.fit, kit.evaluation.report, stages.sft, mlflow'
 ARGS ?=
 
 run: $(VENV)/run.stamp  ## prepare data, train all stages, print error rates (ARGS="key=value ..." is passed on)
 	$(VENV)/bin/python -m kit fit stage=sft $(ARGS)
 
 test: $(VENV)/dev.stamp  ## run all tests (ARGS="tests/kit -k name" is passed on)
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(COMPILED) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/dev.stamp  ## linter, formatter and type checker
 	$(VENV)/bin/ruff check .
