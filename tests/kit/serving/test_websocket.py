@@ -6,11 +6,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from random import Random
 
+import numpy as np
 import pytest
+import torch
 from served import served
-from streams import listener, noise
+from streams import database, listener, noise
 from test_host import alone, pcm
+from test_hotwords import invented
 from test_protocol import documented
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -299,3 +303,55 @@ def test_a_full_disk_for_messages_stops_nobody(export, model, monkeypatch):
         with Stream(server.address) as stream:
             stream.send(pcm(noise(1.0)))
             assert plain(stream.finish())[:-1] == plain(alone(model, noise(1.0)))
+
+
+def vandalize(server, draw):
+    """A connection that begins well and goes on with anything, or begins with anything."""
+    junk = draw.randbytes(draw.randrange(1, 2000))
+    kind = draw.randrange(4)
+    if kind == 0:  # no frames at all, or a handshake and then none
+        shake = b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        shake += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        with sockets.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(draw.choice([b"", shake, shake[: draw.randrange(len(shake))]]) + junk)
+        return
+    text = json.dumps({"type": draw.choice(["start", "flush", "hotwords"]), "rate": draw.choice([8000, 16000, 1e300])})
+    spoilt = "".join(chr(draw.randrange(1, 0xD000)) if draw.random() < 0.1 else letter for letter in text)
+    messages = [draw.choice([text, spoilt, junk, "{" * len(junk), "", b""]) for _ in range(draw.randrange(1, 5))]
+    try:
+        with raw(server) as socket:
+            for message in messages if kind == 1 else [json.dumps(START), *messages]:
+                socket.send(message)
+    except ConnectionClosed:
+        pass
+
+
+def test_whatever_one_client_sends_another_hears_its_own(server, model):
+    draw, samples = Random(7), noise(3.0)
+    with Stream(server.address, timeout=60) as stream:
+        for at in range(0, len(samples), 1600):
+            stream.send(pcm(samples[at : at + 1600]))
+            for _ in range(3):
+                vandalize(server, draw)
+        assert plain(stream.finish())[:-1] == plain(alone(model, samples))
+    settled(server)
+    assert get(server, "/health")[0] == 200
+
+
+def test_a_database_that_is_replaced_counts_for_streams_that_run(export, model, tmp_path):
+    samples = torch.from_numpy(np.frombuffer(pcm(noise(4)), "<i2") / np.float32(32768))
+    found = list(invented(model, [samples]).items())
+    first, second = dict(found[::2]), dict(found[1::2])
+    folder = database(tmp_path, first)
+    with served(export, f"hotwords={folder}") as server, Stream(server.address, timeout=60) as stream:
+
+        def told():
+            stream.send(pcm(samples))
+            return {event["text"] for event in stream.flush() if event["event"] == "hotword"}
+
+        assert told() == set(first)
+        database(tmp_path, second)
+        deadline = time.monotonic() + 60
+        while told() != set(second):
+            assert time.monotonic() < deadline
+        assert list(stream.finish())[-1]["event"] == "ended"
