@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from kernels import ctc_prefix
 from kit.errors import KitError
 from kit.text.phonemes import PhonemeInventory, pronounce
 
@@ -110,19 +111,15 @@ def shortfall(log_probs: Tensor, strings: Sequence[Sequence[int]]) -> list[float
     Args:
         log_probs: (T, V).
     """
-    longest = max(map(len, strings), default=0)
-    if not longest or not len(log_probs):
+    if not len(log_probs):
         return [float("inf") if ids else 0.0 for ids in strings]
-    padded = torch.tensor([[[*ids, *[0] * (longest - len(ids))] for ids in strings]])
-    sizes, frames = torch.tensor([[len(ids) for ids in strings]]), torch.tensor([len(log_probs)])
-    x = log_probs.float()[None]
-    alphas, _, _ = ctc_prefix.forward_chunk(x, frames, padded, sizes, ctc_prefix.begin_strings(sizes, longest, x))
-    best = float(x.amax(-1).sum())
-    scores = ctc_prefix.total(alphas, sizes)[0].tolist()
-    return [
-        0.0 if not ids else float("inf") if len(ids) > len(log_probs) else best - score
-        for ids, score in zip(strings, scores, strict=True)
-    ]
+    scores = log_probs.float()
+    sizes = torch.tensor([len(ids) for ids in strings])
+    padded = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in strings], batch_first=True)
+    frames = torch.full_like(sizes, len(scores))
+    lost = F.ctc_loss(scores[:, None].expand(-1, len(strings), -1), padded, frames, sizes, reduction="none")
+    found = (lost + scores.amax(-1).sum()).tolist()
+    return [worse if ids else 0.0 for worse, ids in zip(found, strings, strict=True)]
 
 
 def _spelled(text: str, inventory: PhonemeInventory) -> list[int]:

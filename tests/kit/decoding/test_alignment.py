@@ -1,11 +1,11 @@
-"""Alignment against all paths, text scores against torch's CTC, the heard part against its definition."""
+"""Alignment against all paths, text scores against the forward recursion, the heard part against its definition."""
 
 import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from kernels.ctc_prefix import reference
 from kit.decoding.alignment import align, align_text, excess, heard_part, spell
 from kit.text.phonemes import PhonemeInventory
 
@@ -63,14 +63,15 @@ def test_words_are_placed_in_order():
     assert align_text(log_probs[:3], "播放hello", INVENTORY) is None
 
 
-def test_excess_against_torchs_ctc():
+def test_excess_against_the_forward_recursion():
     log_probs = random_log_probs(60, len(INVENTORY), seed=1)
-    found = excess(log_probs, TEXTS, INVENTORY)
-    for text, value in zip(TEXTS, found, strict=True):
-        ids = torch.tensor([spell(text, INVENTORY)[1]])
-        loss = F.ctc_loss(log_probs[:, None], ids, (60,), (ids.shape[1],), reduction="sum")
-        best = log_probs.amax(-1).sum()
-        assert value == pytest.approx(float(best + loss) / ids.shape[1], rel=1e-4)
+    for text, value in zip(TEXTS, excess(log_probs, TEXTS, INVENTORY), strict=True):
+        ids = torch.tensor([[spell(text, INVENTORY)[1]]])
+        sizes, x = torch.tensor([[ids.shape[2]]]), log_probs.double()[None]
+        begin = reference.begin_strings(sizes, ids.shape[2], x)
+        alphas, _, _ = reference.forward_chunk(x, torch.tensor([60]), ids, sizes, begin)
+        expected = (x.amax(-1).sum() - reference.total(alphas, sizes)) / ids.shape[2]
+        assert value == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_excess_of_what_cannot_be_and_of_what_says_nothing():
