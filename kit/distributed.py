@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ READY, DONE = "ready", "done"  # what a worker answers when only the others are 
 FAILED = "failed: "  # and what it puts before the sentence that says why there is no such end
 _NOT_STARTED = "a process of this training did not start; run the same command again"
 _PATIENCE = 30.0  # seconds for a process to come to its end before it is made to
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe", re.IGNORECASE)  # another process is at its end
 _UNUSED = "ddp_find_unused_parameters_true"
 _WHOLE = ("auto", "single_device", "ddp", "ddp_find_unused_parameters_false", _UNUSED)
 _SHARDED = ("fsdp", "deepspeed", "deepspeed_stage_1", "deepspeed_stage_2")
@@ -289,7 +291,7 @@ class Team:
             if error is None:
                 self._keep()
             elif isinstance(error, Exception) and not isinstance(error, KitError):
-                failure = self._failure(patience=3.0)
+                failure = self._failure(patience=_PATIENCE if _LOST.search(str(error)) else 3.0)
         finally:
             self._over.set()
             for worker in self.workers:
