@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 from served import served
@@ -36,6 +37,7 @@ def test_an_engine_that_is_killed_takes_only_its_own_streams_along(export):
             with Stream(server.address, timeout=100) as stream:  # the other one goes on meanwhile
                 stream.send(pcm(noise(0.5)))
                 assert list(stream.finish())[-1]["event"] == "ended"
+            time.sleep(1.0)  # it needs the processor more
         assert victim.process.pid != before
 
 
