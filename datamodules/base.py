@@ -29,7 +29,7 @@ from datamodules.augmentation import (
     noises_for,
     speech_start,
 )
-from datamodules.batch import SpeechBatch, TextBatch
+from datamodules.batch import SpeechBatch
 from datamodules.features import (
     AudioStore,
     Computed,
@@ -44,8 +44,9 @@ from datamodules.features import (
 )
 from datamodules.labels import respelled
 from datamodules.noise import clips_without_speech
-from datamodules.rows import EAGER, subset
+from datamodules.rows import EAGER, Chained, durations, subset
 from datamodules.sampling import Endless, FavorLong, OwnIds, some
+from datamodules.sentences import TextDataset, TextSampler
 from datamodules.sources import read_samples
 from datamodules.truncation import truncated
 from kit.distributed import place
@@ -54,7 +55,7 @@ from kit.model.losses import IGNORE
 from kit.model.subsampling import output_length
 from kit.text.keywords import mine
 from kit.text.normalize import language_of, normalize
-from kit.text.phonemes import CharacterInventory, PhonemeInventory, phonemize
+from kit.text.phonemes import CharacterInventory, PhonemeInventory
 
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
@@ -116,7 +117,7 @@ class SpeechDataset(Dataset):
         return moved, features, (text, phonemes, frames)
 
     def labels(self, cut: Cut) -> Labels:
-        """Normalized text, phoneme ids (U,) and, where the corpus is aligned, the label of each encoder frame (T',)."""
+        """Normalized text, phoneme ids (U,) and, where it is known, the label of each encoder frame (T',)."""
         if cut.id in self._labels:
             return self._labels[cut.id]
         text = normalize(cut.supervisions[0].text)
@@ -124,7 +125,8 @@ class SpeechDataset(Dataset):
         spelled = [symbol for _, symbols in self.inventory.spell(text) for symbol in symbols]
         symbols = [item.symbol for item in aligned] or spelled
         phonemes = torch.tensor(self.inventory.encode(symbols), dtype=torch.long)
-        frames = self._frame_labels(phonemes, aligned, self.store.length(cut)) if aligned else None
+        known = bool(aligned) or not symbols
+        frames = self._frame_labels(phonemes, aligned, self.store.length(cut)) if known else None
         if self._remember:
             self._labels[cut.id] = text, phonemes, frames
         return text, phonemes, frames
@@ -133,47 +135,13 @@ class SpeechDataset(Dataset):
     def _frame_labels(phonemes: torch.Tensor, aligned: list[Any], length: int, begin: float = 0.0) -> torch.Tensor:
         """The phoneme (T',) under the middle of each encoder frame, where the recording begins at second `begin`."""
         middles = torch.arange(output_length(length)) * FRAME_SECONDS + FRAME_MIDDLE - begin
+        if not aligned:
+            return torch.zeros(len(middles), dtype=torch.long)
         starts = torch.tensor([item.start for item in aligned])
         ends = torch.tensor([item.end for item in aligned])
         index = torch.searchsorted(starts, middles, right=True) - 1
         inside = (index >= 0) & (middles < ends[index.clamp_min(0)])
         return torch.where(inside, phonemes[index.clamp_min(0)], 0)
-
-
-class TextSampler:
-    """Random sentences for ever; which ones depends on the seed and the position alone, and, of several processes that
-    train together, on which one asks.
-    """
-
-    def __init__(self, size: int, batch: int, seed: int, start: int) -> None:
-        self.size, self.batch, self.seed, self.start = size, batch, seed, start
-        self.rank, self.processes = place()
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        step = self.start
-        while True:
-            step += 1
-            drawn = (step - 1) * self.processes + self.rank + 1
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + drawn)
-            yield step, torch.randint(self.size, (self.batch,), generator=generator).tolist()
-
-
-class TextDataset(Dataset):
-    """Sentences with their phonemes, each pronounced once."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts, self.inventory = texts, PhonemeInventory.default()
-        self._phonemes: dict[int, list[int]] = {}
-
-    def __getitem__(self, item: tuple[int, list[int]]) -> TextBatch:
-        step, rows = item
-        return TextBatch([self.texts[row] for row in rows], [self.phonemes(row) for row in rows], (0, step))
-
-    def phonemes(self, row: int) -> list[int]:
-        """Phoneme ids of one sentence."""
-        if row not in self._phonemes:
-            self._phonemes[row] = self.inventory.encode(phonemize(self.texts[row]))
-        return self._phonemes[row]
 
 
 class SpeechData(L.LightningDataModule):
@@ -185,6 +153,7 @@ class SpeechData(L.LightningDataModule):
     """
 
     SILENCE = "silence"  # the part of every corpus that has clips without speech
+    NO_SPEECH = "no_speech"  # the like of it for training, with other noise
     TRUNCATED = "truncated"  # the part that has the first test part's utterances, broken off
     MADE: str | None = None  # the part with made-up names for training, where a corpus has one
 
@@ -230,13 +199,18 @@ class SpeechData(L.LightningDataModule):
         """Compute now what training needs, so that several processes find it done."""
         if not self.stored:
             return
-        for split in (*self.training_part().split(JOIN), "dev"):
+        for split in (*self.drawn_part().split(JOIN), "dev"):
             if len(self.cuts(split)):
                 self.store(split)
 
     def training_part(self) -> str:
-        """What the stage trains on: "train", or "train+made" with `stage.made_names`; + joins parts to one."""
+        """The speech that the stage trains on: "train", or "train+made" with `stage.made_names`; + joins parts."""
         return f"train+{self.MADE}" if self.MADE and self.config.stage.get("made_names") else "train"
+
+    def drawn_part(self) -> str:
+        """All that the stage trains on: the training part, and with `stage.no_speech` the clips without any."""
+        part = self.training_part()
+        return f"{part}{JOIN}{self.NO_SPEECH}" if self.config.stage.get("no_speech") else part
 
     def load_cuts(self, split: str) -> CutSet:
         """The CutSet of "train", "dev" or a test part."""
@@ -295,11 +269,15 @@ class SpeechData(L.LightningDataModule):
 
     def _part(self, split: str) -> CutSet:
         if split == self.SILENCE:
-            return self._silence()
+            return self._without_speech(training=False)
+        if split == self.NO_SPEECH:
+            return self._without_speech(training=True)
         if split == self.TRUNCATED:
             return CutSet.from_cuts(filter(None, map(truncated, self.cuts(self.test_parts()[0]))))
         if JOIN in split:
-            return CutSet.from_cuts(cut for part in split.split(JOIN) for cut in self.cuts(part))
+            parts = {part: self.cuts(part) for part in split.split(JOIN)}
+            together = Chained({part: cuts.data for part, cuts in parts.items()}, rename=False)
+            return CutSet(together) if any(cuts.is_lazy for cuts in parts.values()) else CutSet.from_cuts(together)
         cuts = self.spoken(split)
         return cuts if split == "train" and cuts.is_lazy and len(cuts) > EAGER else cuts.to_eager()
 
@@ -349,9 +327,9 @@ class SpeechData(L.LightningDataModule):
             cuts = self.cuts(self.test_parts()[0])
         return cuts if len(cuts) <= EAGER else some(cuts, SOME)
 
-    def _silence(self) -> CutSet:
-        noises = noises_for(self, self.config.get(NOISE_FOLDER), held_out=True)
-        return clips_without_speech(noises, Path(self.config.cache))
+    def _without_speech(self, training: bool) -> CutSet:
+        noises = noises_for(self, self.config.get(NOISE_FOLDER), held_out=not training)
+        return clips_without_speech(noises, Path(self.config.cache), training)
 
     def dataset(self, split: str) -> SpeechDataset:
         """The dataset of a split."""
@@ -373,12 +351,25 @@ class SpeechData(L.LightningDataModule):
         """(n,) how often the utterances of training are to come up; None for all alike."""
         return None
 
+    def _drawn_weights(self, cuts: CutSet, power: float) -> torch.Tensor | None:
+        """`weights`, and of clips without speech such that `stage.no_speech` of what is drawn are such clips."""
+        share, weights = self.config.stage.get("no_speech") or 0.0, self.weights()
+        if not 0 <= share < 1:
+            raise UsageError(f"stage.no_speech={share} is no share of the utterances drawn; give 0 to below 1")
+        if not share:
+            return weights
+        clips = len(self.cuts(self.NO_SPEECH))
+        lengths = durations(cuts) ** power
+        weights = torch.ones(len(cuts) - clips, dtype=torch.float64) if weights is None else weights
+        speech, silent = (weights * lengths[:-clips]).sum(), lengths[-clips:].sum()
+        return torch.cat([weights, torch.full((clips,), float(share / (1 - share) * speech / silent))])
+
     def train_dataloader(self) -> DataLoader:
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
-        cuts, power = self.cuts(self.training_part()), self.config.stage.get("favor_long") or 0.0
-        weights = self.weights()
+        cuts, power = self.cuts(self.drawn_part()), self.config.stage.get("favor_long") or 0.0
+        weights = self._drawn_weights(cuts, power)
         drawn = bool(power) or weights is not None or cuts.is_lazy
         sampler = FavorLong(cuts, power, self.config.seed, self._buckets, weights) if drawn else self._buckets(cuts)
         return self._loader(self._augmented_train(), Endless(sampler, self.position))
@@ -387,7 +378,7 @@ class SpeechData(L.LightningDataModule):
         """Training's utterances under the `augmentation` of the configuration."""
         if self._transforms is None:
             self._transforms = build_transforms(self.config.get("augmentation"), self)
-        part = self.training_part()
+        part = self.drawn_part()
         if not self._transforms:
             return self.dataset(part)
         seed = self.config.seed

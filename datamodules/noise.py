@@ -17,7 +17,8 @@ from kit.errors import UsageError
 from kit.files import folder_once
 
 HELD_OUT = 0.2  # share of a folder's files that is for evaluation alone
-CLIPS = 60
+CLIPS, LONGEST = 60, 10.0  # without speech, for evaluation; seconds
+TRAINING_CLIPS, TRAINING_LONGEST = 240, 6.0  # no longer than most utterances, so that they share batches with these
 _TRIES = 10  # pieces to draw until one is no silence
 _AUDIBLE = 33  # of 32768, root mean square: -60 dB below full scale
 
@@ -86,14 +87,18 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def clips_without_speech(noises: Noises, cache: Path) -> CutSet:
-    """Clips of 1 to 10 s with an empty text: digital silence, faint white noise and noise, the same at every call.
+def clips_without_speech(noises: Noises, cache: Path, training: bool = False) -> CutSet:
+    """Clips of at least a second with an empty text: digital silence, faint white noise and noise, always the same.
 
     The kind stands in `supervision.custom["domain"]`: "silence", "white noise", or that of the noise.
+
+    Args:
+        training: more of them, and shorter ones.
     """
-    told = "".join(f"{name} {noises.store.length(name)}\n" for name in noises.names)
+    count, longest = (TRAINING_CLIPS, TRAINING_LONGEST) if training else (CLIPS, LONGEST)
+    told = "".join(f"{name} {noises.store.length(name)}\n" for name in noises.names) + f"{count} of {longest:g} s"
     folder = cache / f"silence-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-    clips = _clips(noises)
+    clips = _clips(noises, count, longest)
 
     def fill(temporary: Path) -> None:
         for name, _, samples in clips:
@@ -103,11 +108,11 @@ def clips_without_speech(noises: Noises, cache: Path) -> CutSet:
     return CutSet.from_cuts(_cut(folder, name, kind, len(samples)) for name, kind, samples in clips)
 
 
-def _clips(noises: Noises) -> list[tuple[str, str, np.ndarray]]:
+def _clips(noises: Noises, count: int, longest: float) -> list[tuple[str, str, np.ndarray]]:
     draw = np.random.default_rng(0)
     found = []
-    for index in range(CLIPS):
-        size = int(draw.integers(RATE, 10 * RATE + 1))
+    for index in range(count):
+        size = int(draw.integers(RATE, int(longest * RATE) + 1))
         kind = ("silence", "white noise", "noise", "noise", "noise")[index % 5]
         samples = np.zeros(size)
         if kind == "white noise":

@@ -240,14 +240,15 @@ class Picked(Sequence[MonoCut]):
 
 
 class Chained(Sequence[MonoCut]):
-    """Several sequences of utterances, one behind the other; ids get the name of theirs in front.
+    """Several sequences of utterances, one behind the other.
 
     Args:
         members: by name.
+        rename: put the name in front of the ids of its utterances, which may be those of others.
     """
 
-    def __init__(self, members: Mapping[str, Sequence[MonoCut]]) -> None:
-        self.members = list(members.items())
+    def __init__(self, members: Mapping[str, Sequence[MonoCut]], rename: bool = True) -> None:
+        self.members, self._rename = list(members.items()), rename
         self.ends = np.cumsum([len(cuts) for cuts in members.values()])
 
     def __len__(self) -> int:
@@ -256,10 +257,13 @@ class Chained(Sequence[MonoCut]):
     def __getitem__(self, place: Any) -> Any:
         owner = int(np.searchsorted(self.ends, place, side="right"))
         name, cuts = self.members[owner]
-        return renamed(cuts[place - (int(self.ends[owner - 1]) if owner else 0)], name)
+        return self._named(cuts[place - (int(self.ends[owner - 1]) if owner else 0)], name)
 
     def __iter__(self) -> Iterator[MonoCut]:
-        return (renamed(cut, name) for name, cuts in self.members for cut in cuts)
+        return (self._named(cut, name) for name, cuts in self.members for cut in cuts)
+
+    def _named(self, cut: MonoCut, owner: str) -> MonoCut:
+        return renamed(cut, owner) if self._rename else cut
 
 
 def renamed(cut: MonoCut, owner: str) -> MonoCut:

@@ -74,6 +74,7 @@ AT_LEAST = {
     "trainer.validate_every": 1,
     "stage.lora.rank": 1,
     "stage.favor_long": 0,
+    "stage.no_speech": 0,
     "stage.context.share": 0,
     "stage.context.absent": 0,
     "stage.context.distractors": 0,

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.base import SpeechData
 from datamodules.batch import SpeechBatch
 from kit.decoding.alignment import align
+from kit.distributed import shares_parameters
 from kit.model.export import load_export
 from kit.model.losses import IGNORE
 from kit.model.recognizer import Recognizer
@@ -32,7 +33,8 @@ FEWEST = 10  # utterances of training, below which nothing can be fitted to them
 class Representation(L.Callback):
     """Logs, on fixed utterances of the dev part (see kit/model/representation.py for the definitions):
 
-    dev/drift             linear CKA to the encoder that pre-training ended with: 1 where it was not moved
+    dev/drift             linear CKA to the encoder that pre-training ended with: 1 where it was not moved; while an
+                          encoder is trained every `drift_every` steps, too
     dev/spectral_entropy  how evenly frames use their dimensions
     dev/phoneme_probe     share of frames whose phoneme a linear reader finds
     dev/semantic_probe    what frames tell of the sentence beside its phonemes
@@ -40,10 +42,11 @@ class Representation(L.Callback):
     Args:
         utterances: of the dev part, half of them to fit the phoneme probe.
         sentences: of the training part, to fit the semantic probe; 0 for none.
+        drift_every: steps; None for no drift between validations.
     """
 
-    def __init__(self, utterances: int, sentences: int) -> None:
-        self.utterances, self.sentences = utterances, sentences
+    def __init__(self, utterances: int, sentences: int, drift_every: int | None = None) -> None:
+        self.utterances, self.sentences, self.drift_every = utterances, sentences, drift_every
         self._probes: dict[str, list[SpeechBatch]] = {}
         self._reference: Tensor | None = None
 
@@ -54,6 +57,23 @@ class Representation(L.Callback):
             return
         for name, value in self._measure(trainer, data, recognizer).items():
             module.log(f"dev/{name}", value, batch_size=1, rank_zero_only=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        """Measure the drift of an encoder that moves, now and then."""
+        step, whole = trainer.global_step, (index + 1) % trainer.accumulate_grad_batches == 0
+        if not (self.drift_every and whole and trainer.is_global_zero) or step % self.drift_every:
+            return
+        if step == trainer.max_steps or shares_parameters(trainer):
+            return  # a validation comes, or one process has but a part of the encoder
+        data, encoder = trainer.datamodule, getattr(module.recognizer, "encoder", None)  # type: ignore[attr-defined]
+        if encoder is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
+            return
+        batches = self._probe(data, "dev", self.utterances)
+        reference = self._pretrained(trainer, batches)
+        if reference is not None:
+            drift = linear_cka(torch.cat(frames_of(encoder, batches)), reference)
+            for logger in trainer.loggers:
+                logger.log_metrics({"dev/drift": drift}, step)
 
     def _measure(self, trainer: L.Trainer, data: SpeechData, recognizer: Recognizer) -> dict[str, float]:
         batches = self._probe(data, "dev", self.utterances)

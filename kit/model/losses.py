@@ -20,6 +20,8 @@ def ctc_loss(
 ) -> Tensor:
     """CTC negative log-likelihood a target symbol (Graves et al. 2006), summed over the batch before dividing.
 
+    An utterance without symbols counts as one, so that a batch without speech weighs no more than others.
+
     Args:
         logits: (B, T, V), index 0 the blank.
         lengths: (B,) frames.
@@ -37,7 +39,7 @@ def ctc_loss(
     else:
         rows = scores.transpose(0, 1)
         total = F.ctc_loss(rows, targets, lengths, target_lengths, reduction="sum", zero_infinity=True)
-    return total / target_lengths.sum().clamp_min(1)
+    return total / target_lengths.clamp_min(1).sum()
 
 
 def _chosen(backend: str) -> str:
@@ -82,7 +84,7 @@ def consistency_loss(logits: Tensor, lengths: Tensor, symbols: Tensor) -> Tensor
     one, other = scores.detach().chunk(2)
     each = F.kl_div(scores, torch.cat([other, one]), reduction="none", log_target=True).sum(-1)  # (2 B, T)
     inside = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
-    return 0.5 * (each * inside).sum() / symbols.sum().clamp_min(1)
+    return 0.5 * (each * inside).sum() / symbols.clamp_min(1).sum()
 
 
 def frame_loss(logits: Tensor, labels: Tensor) -> Tensor:

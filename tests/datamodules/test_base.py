@@ -1,15 +1,18 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
 from lhotse.dataset import DynamicCutSampler
 from small import small_config
 
-from datamodules.base import FRAME_MIDDLE, FRAME_SECONDS, TextSampler
+from datamodules.base import FRAME_MIDDLE, FRAME_SECONDS
 from datamodules.features import FeatureStore, build
+from datamodules.rows import Picked
 from datamodules.sampling import Endless
+from datamodules.sentences import TextSampler
 from kit.audio.features import LogMel
 from kit.audio.reading import read_audio
 from kit.errors import KitError, UsageError
@@ -116,7 +119,8 @@ def places(monkeypatch):
 
     def there(rank, processes, ask):
         with monkeypatch.context() as patch:
-            patch.setattr("datamodules.base.place", lambda: (rank, processes))
+            for module in ("base", "sentences"):
+                patch.setattr(f"datamodules.{module}.place", lambda: (rank, processes))
             return ask()
 
     return there
@@ -188,3 +192,40 @@ def test_a_language_that_nobody_speaks(corpus):
     with pytest.raises(UsageError, match=r"data.languages=\['fr'\] leaves nothing of the part train, which is in en, "):
         data.cuts("train")
     assert len(data.cuts("dev")) == 0
+
+
+@pytest.mark.parametrize("more", [(), ("+stage.favor_long=1",), ("+data.stored=false",), ("augmentation=paper",)])
+def test_clips_without_speech_have_their_share(corpus, more):
+    data = corpus.data(small_config("stage=sft", "stage.no_speech=0.25", *more, cache=corpus.cache))
+    silent = [
+        (text, row.unique().tolist(), size)
+        for batch in islice(data.train_dataloader(), 40)
+        for text, row, size, cut in zip(
+            batch.texts, batch.frame_labels, batch.phoneme_lengths.tolist(), batch.cuts, strict=True
+        )
+        if cut.supervisions[0].language == "-"
+    ]
+    heard = sum(len(batch) for batch in islice(data.train_dataloader(), 40))
+    assert len(silent) / heard == pytest.approx(0.25, abs=0.06)
+    assert all(text == "" and set(labels) <= {0, -100} and size == 0 for text, labels, size in silent)
+
+
+def test_without_a_share_no_clip_comes_up(corpus):
+    data = corpus.data(small_config("stage=sft", "stage.no_speech=0", cache=corpus.cache))
+    assert all(all(batch.texts) for batch in islice(data.train_dataloader(), 30))
+
+
+def test_a_corpus_that_stays_on_disk_is_joined_without_being_read(corpus, monkeypatch):
+    data = corpus.data(small_config("stage=sft", "+data.stored=false", cache=corpus.cache))
+    rows = data.cuts("train").data
+    data._cuts["train"] = CutSet(Picked(rows, np.arange(len(rows))))
+    together = data.cuts(data.drawn_part())
+    assert together.is_lazy and len(together) == len(rows) + len(data.cuts(data.NO_SPEECH))
+    assert together[0].id == rows[0].id
+
+
+def test_a_share_that_is_none_is_refused(corpus):
+    data = corpus.data(small_config("stage=sft", cache=corpus.cache))
+    data.config.stage.no_speech = 1.0
+    with pytest.raises(UsageError, match="no_speech=1.0 is no share"):
+        data.train_dataloader()

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from datamodules.noise import CLIPS, Noises, clips_without_speech, open_noises
+from datamodules.noise import CLIPS, TRAINING_CLIPS, TRAINING_LONGEST, Noises, clips_without_speech, open_noises
 from datamodules.recordings import audio_files, cut_of, open_files
 from kit.errors import KitError, UsageError
 
@@ -127,3 +127,16 @@ def test_samples_in_memory_are_a_recording():
     part = cut.truncate(offset=0.1, duration=0.15)
     assert np.array_equal(part.load_audio()[0] * 32768, samples[1600:4000])
     CutSet.from_cuts([cut]).describe()
+
+
+def test_clips_for_training_are_others_and_no_longer_than_most_utterances(folder, tmp_path):
+    train, held_out = (opened(folder, tmp_path / "cache", half) for half in (False, True))
+    clips = clips_without_speech(train, tmp_path / "cache", training=True)
+    assert len(clips) == TRAINING_CLIPS
+    assert all(1 <= cut.duration <= TRAINING_LONGEST and cut.supervisions[0].text == "" for cut in clips)
+    assert {cut.supervisions[0].custom["domain"] for cut in clips} == {"silence", "white noise", "noise"}
+    folders = {
+        str(cut.recording.sources[0].source).rsplit("/", 1)[0]
+        for cut in [*clips, *clips_without_speech(held_out, tmp_path / "cache")]
+    }
+    assert len(folders) == 2

@@ -9,6 +9,7 @@ from small import small_config, small_recognizer
 
 from kit import config as configs
 from kit.model.export import save_export
+from kit.model.recognizer import PARTS
 from kit.runs import Run
 from kit.snapshots import note_progress
 from stages.measures import Representation, bags_of_units, phoneme_labels
@@ -90,3 +91,33 @@ def test_units_that_are_rare_do_not_count():
     bags = bags_of_units(["打开 radio radio", "打开天窗", "打电话", "radio on", "the radio"])
     assert bags.shape == (5, 2)  # 打 in three texts, radio in three
     assert sorted(bags.sum(0).tolist()) == [3.0, 4.0]
+
+
+class Book:
+    def __init__(self):
+        self.rows = []
+
+    def log_metrics(self, values, step):
+        self.rows.append((step, values["dev/drift"]))
+
+
+@pytest.mark.parametrize("parts, moves, looks", [(PARTS, True, [4, 8]), (PARTS, False, []), (("llm",), True, [])])
+def test_drift_is_looked_at_while_an_encoder_moves(data, tmp_path, parts, moves, looks):
+    recognizer, book, callback = small_recognizer(parts), Book(), Representation(8, 0, drift_every=4)
+    recognizer.requires_grad_(moves)
+    first = small_recognizer(seed=1)
+    callback._reference = torch.cat(frames_of(first.encoder, data.probe(8)))
+    trainer = SimpleNamespace(
+        datamodule=data,
+        default_root_dir=str(tmp_path),
+        is_global_zero=True,
+        loggers=[book],
+        max_steps=12,
+        accumulate_grad_batches=2,
+        strategy=None,
+    )
+    for index in range(24):
+        trainer.global_step = (index + 1) // 2
+        callback.on_train_batch_end(trainer, SimpleNamespace(recognizer=recognizer), None, None, index)
+    assert [step for step, _ in book.rows] == looks
+    assert all(value < 0.99 for _, value in book.rows)

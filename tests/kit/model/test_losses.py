@@ -41,6 +41,19 @@ def test_an_impossible_target_does_not_poison_the_batch():
     assert torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.parametrize("size", [0, 3])
+def test_an_utterance_without_symbols_counts_as_one(size):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 3)
+    lengths, none = torch.tensor([5, 4]), torch.zeros(2, dtype=torch.long)
+    expected = sum(ctc_by_enumeration(row[:frames], []) for row, frames in zip(logits, (5, 4), strict=True)) / 2
+    assert ctc_loss(logits, lengths, torch.zeros(2, size, dtype=torch.long), none).item() == pytest.approx(expected)
+    views = torch.cat([logits, torch.randn(2, 5, 3)])
+    frames = lengths.repeat(2)
+    one = torch.ones(2, dtype=torch.long)
+    assert consistency_loss(views, frames, none) == consistency_loss(views, frames, one)
+
+
 def test_frame_loss_ignores_what_is_unknown_and_padding():
     logits = torch.randn(2, 6, 4)
     labels = torch.tensor([[1, 2, IGNORE, 0], [3, IGNORE, IGNORE, IGNORE]])
