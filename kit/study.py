@@ -52,7 +52,7 @@ class Study:
         measures: column -> where its figure stands: (evaluation, way, group, rate) in a report, or (stage, figure) in
             the metrics of a run.
         expect: column -> the arm and the one that it should be lower than, [lower, higher].
-        shared: stages that are trained with the first seed only.
+        shared: stages that are trained with the first seed of `seeds` only, whatever seeds are asked for.
         curves: for arms that differ in a quantity: its name -> line -> arm -> the quantity. Drawn instead of dots.
     """
 
@@ -184,9 +184,9 @@ class _Work:
 
     def _train(self, stage: str, arm: str, seed: int, trained: dict[str, Run], tracker: str | None) -> Run:
         """The finished run of a stage, trained now if there is none; its upstream runs first."""
-        seed = self.seeds[0] if stage in self.study.shared else seed
+        seed = self.study.seeds[0] if stage in self.study.shared else seed
         own = [*self.study.overrides, *self.study.stages.get(stage, []), *self.study.arms[arm].get(stage, [])]
-        config = self._composed([*own, f"stage={stage}", f"seed={seed}"])
+        config = self._composed([f"stage={stage}", f"seed={seed}", *own])  # an arm may name its own seed
         upstream = {name: self._train(name, arm, seed, trained, tracker) for name in needed(config)}
         keys = {name: runs.material(run.config()) for name, run in upstream.items()}
         config.lineage = fingerprint(OmegaConf.create(keys), list(keys))

@@ -39,7 +39,7 @@ from kit.model.recognizer import Recognizer
 from kit.model.representation import linear_cka
 from kit.plugins import import_class
 from kit.runs import Run
-from kit.snapshots import Pretraining
+from kit.snapshots import Pretraining, source_of
 from kit.text.phonemes import PhonemeInventory
 from stages.watch import frames_of
 
@@ -88,6 +88,21 @@ def newest(config: DictConfig, *stages: str) -> Run:
         except KitError:
             continue
     return finished(config, stages[-1])[-1]
+
+
+def tuned(config: DictConfig, stage: str, pretraining: Run) -> list[tuple[str, Run]]:
+    """Finished runs of a stage whose encoder comes from a pre-training, each with the stage that it began with."""
+    try:
+        found = finished(config, stage)
+    except KitError:
+        return []
+    chosen = []
+    for run in found:
+        source = source_of(run.export)
+        starts = list(run.notes().get("starts", {}).values())
+        if source and starts and source[0].run.path.resolve() == pretraining.path.resolve():
+            chosen.append((Path(starts[0]).parent.parent.name, run))
+    return chosen
 
 
 def listener(config: DictConfig) -> Recognizer:

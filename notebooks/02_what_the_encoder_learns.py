@@ -10,7 +10,6 @@ from IPython.display import HTML
 from matplotlib import pyplot
 
 from kit import viewing
-from kit.errors import KitError
 from kit.evaluation.listening import hear
 from kit.model.encoder import Chunk
 from kit.model.export import load_export
@@ -98,26 +97,28 @@ for row, line in enumerate(matrix):
 #
 # When everything is trained together (`sft`), gradients from the language model reach the encoder and move it away from
 # what pre-training made of it. `dev/drift` is CKA to that encoder: 1 is no drift. IA-SFT aligns the language model to the
-# encoder first, without gradients into it, so that less is left to move. `python -m kit study name=ia_sft` trains both arms with
-# three seeds; all runs of `sft` that this folder has are drawn, by the stage that they began with.
+# encoder first, without gradients into it, so that less is left to move. Drawn are all runs of `sft` here whose encoder comes
+# from the pre-training above. `make run` leaves one, after IA-SFT; the other comes of an adaptor aligned to the same encoder,
+# and joint SFT straight away:
+#
+# ```
+# python -m kit fit stage=align stage.snapshot=null
+# python -m kit fit stage=sft "stage.requires=[align]" "stage.starts_from={*: align}" upstream=runs/default/align/RUN
+# ```
+#
+# `python -m kit study name=ia_sft` trains both with three seeds, and the same number of steps.
 
 # %%
-try:
-    tuned = viewing.finished(config, "sft")
-except KitError as missing:
-    tuned = []
-    print(missing)
 figure, axes = pyplot.subplots(figsize=(9, 2.8))
-colors = {"ia_sft": "C0", "align": "C1"}
-for each in tuned:
-    began = next(iter(each.notes()["starts"]))
-    steps, values = viewing.curve(each, "dev/drift")
-    label = {"ia_sft": "after IA-SFT", "align": "without (joint SFT)"}.get(began, began)
-    known = label in axes.get_legend_handles_labels()[1]
-    axes.plot(steps, values, ".-", color=colors.get(began, "0.5"), alpha=0.8, label=None if known else label)
+kinds = {"ia_sft": ("after IA-SFT", "C0"), "align": ("without (joint SFT)", "C1")}
+for began, each in viewing.tuned(config, "sft", run):
+    label, color = kinds.get(began, (f"after {began}", "0.5"))
+    axes.plot(*viewing.curve(each, "dev/drift"), ".-", color=color, label=label)
 axes.set(title="CKA to the encoder of pre-training, over sft", xlabel="step")
-if tuned:
+if axes.lines:
     axes.legend()
+else:
+    print("no run of sft comes from this pre-training yet; train one: make run")
 
 # %% [markdown]
 # **Next:** [the same encoder in a stream](03_streaming.ipynb).

@@ -2,10 +2,12 @@
 
 import json
 import statistics
+from types import SimpleNamespace
 
 import pytest
 from small import SIZES, small_config
 
+from kit import config as configs
 from kit import study
 from kit.cli import main
 from kit.errors import KitError, UsageError
@@ -68,6 +70,27 @@ def test_a_study_shares_what_its_arms_have_in_common_and_repeats_nothing(where, 
     assert capsys.readouterr().out == first
     changed = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
     assert {path.name for path in changed} == {"results.json"}
+
+
+def test_shared_stages_and_arms_with_a_seed_of_their_own_take_that_seed(where, monkeypatch):
+    folder, common = where
+    text = STUDY.replace("  one: {}", "  one:\n    align: [seed=7]")
+    (folder / "configs/study/views.yaml").write_text(text)
+    asked = []
+
+    def find(config):
+        asked.append((config.stage.name, config.seed))
+        configs.save(config, tmp := folder / f"{config.stage.name}.yaml")
+        return SimpleNamespace(config=lambda: configs.load(tmp), export=folder)
+
+    monkeypatch.setattr("kit.runs.find_finished", find)
+    overrides = [*common, f"configs={folder / 'configs'}"]
+    found = study.load("views", [folder / "configs"])
+    work = study._Work(found, overrides, [2], small_config(*overrides, "experiment=studies", "tracking=false"))
+    for arm in ("one", "other"):
+        work._train("align", arm, 2, {}, None)
+    shared = [("language_model", 1), ("pretrain", 2)]
+    assert asked == [*shared, ("align", 7), *shared, ("align", 2)]
 
 
 def nested(folder):

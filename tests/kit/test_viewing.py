@@ -53,6 +53,29 @@ def test_curves_and_runs_are_found(tmp_path):
     assert viewing.curve(Run(tmp_path / "mine/sft/4"), "c") == ([], [])
 
 
+def test_runs_are_told_by_their_pretraining_and_by_what_they_began_with(tmp_path):
+    config = small_config(f"runs={tmp_path}", "experiment=mine")
+    starts = {
+        "ia_sft/1": "pretrain/1",
+        "sft/1": "ia_sft/1",
+        "sft/2": "pretrain/1",
+        "sft/3": "pretrain/2",
+        "sft/4": None,
+    }
+    for name in ("pretrain/1", "pretrain/2", *starts):
+        (tmp_path / "mine" / name / "export").mkdir(parents=True)
+        (tmp_path / "mine" / name / "config.yaml").write_text("model: {}\ntrainer: {max_steps: 1}\n")
+        if "pretrain" in name:
+            (tmp_path / "mine" / name / "snapshots").mkdir()
+    for name, begun in starts.items():
+        if begun:
+            Run(tmp_path / "mine" / name).note(starts={"it": str(tmp_path / "mine" / begun / "export")})
+    first = Run(tmp_path / "mine/pretrain/1")
+    found = [(began, run.path.name) for began, run in viewing.tuned(config, "sft", first)]
+    assert sorted(found) == [("ia_sft", "1"), ("pretrain", "2")]
+    assert viewing.tuned(config, "context_sft", first) == []
+
+
 def test_what_the_environment_says_comes_last_but_not_about_other_data(monkeypatch):
     monkeypatch.setenv("KIT_NOTEBOOK", "seed=5 data.hours=0.25")
     config = viewing.configuration("seed=4", "stage=rl")
