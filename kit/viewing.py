@@ -91,7 +91,7 @@ def newest(config: DictConfig, *stages: str) -> Run:
 
 
 def tuned(config: DictConfig, stage: str, pretraining: Run) -> list[tuple[str, Run]]:
-    """Finished runs of a stage whose encoder comes from a pre-training, each with the stage that it began with."""
+    """Finished runs of a stage with a pre-training's model and encoder, each with the stage that it began with."""
     try:
         found = finished(config, stage)
     except KitError:
@@ -100,7 +100,8 @@ def tuned(config: DictConfig, stage: str, pretraining: Run) -> list[tuple[str, R
     for run in found:
         source = source_of(run.export)
         starts = list(run.notes().get("starts", {}).values())
-        if source and starts and source[0].run.path.resolve() == pretraining.path.resolve():
+        same = run.config().model == pretraining.config().model
+        if source and starts and same and source[0].run.path.resolve() == pretraining.path.resolve():
             chosen.append((Path(starts[0]).parent.parent.name, run))
     return chosen
 

@@ -90,7 +90,8 @@ axes.set_yticks(range(len(folders)), folders)
 axes.set(title="linear CKA between encoders, by step")
 for row, line in enumerate(matrix):
     for column, value in enumerate(line):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="w", fontsize=7)
+        color = "k" if value > 0.3 * matrix.min() + 0.7 else "w"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7)
 
 # %% [markdown]
 # ## Drift: with IA-SFT, and without
@@ -113,7 +114,8 @@ figure, axes = pyplot.subplots(figsize=(9, 2.8))
 kinds = {"ia_sft": ("after IA-SFT", "C0"), "align": ("without (joint SFT)", "C1")}
 for began, each in viewing.tuned(config, "sft", run):
     label, color = kinds.get(began, (f"after {began}", "0.5"))
-    axes.plot(*viewing.curve(each, "dev/drift"), ".-", color=color, label=label)
+    known = label in axes.get_legend_handles_labels()[1]
+    axes.plot(*viewing.curve(each, "dev/drift"), ".-", color=color, label=None if known else label)
 axes.set(title="CKA to the encoder of pre-training, over sft", xlabel="step")
 if axes.lines:
     axes.legend()

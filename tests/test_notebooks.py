@@ -46,8 +46,9 @@ def world(corpus, tmp_path_factory):
     for step in (4, 6):
         publish(pretrain, small_recognizer(viewing.HEAD, seed=step), step, 0.9)
     sft = {"dev/drift": [(4, 0.99), (8, 0.98)]}
-    make_run(root / "runs/default/sft/1", "sft", whole, sft, starts={"ia_sft": "x"})
-    make_run(root / "runs/joint/sft/1", "sft", whole, sft, starts={"align": "x"})
+    for experiment, stage in (("default", "ia_sft"), ("joint", "align")):
+        first = make_run(root / f"runs/{experiment}/{stage}/1", stage, whole, {}, starts={"it": str(pretrain.export)})
+        make_run(root / f"runs/{experiment}/sft/1", "sft", whole, sft, starts={stage: str(first.export)})
     shutil.copytree(corpus.cache, root / "cache")
     write(run(suite("chunk_attention"), torch.device("cpu"), 0.01, "T54"), root / "cache/notebooks/chunk_attention.csv")
     small = [*SIZES, "data.hours=0.01", f"cache={root}/cache", f"runs={root}/runs", "threads=1", "tracking=false"]

@@ -64,7 +64,9 @@ def test_runs_are_told_by_their_pretraining_and_by_what_they_began_with(tmp_path
     }
     for name in ("pretrain/1", "pretrain/2", *starts):
         (tmp_path / "mine" / name / "export").mkdir(parents=True)
-        (tmp_path / "mine" / name / "config.yaml").write_text("model: {}\ntrainer: {max_steps: 1}\n")
+        (tmp_path / "mine" / name / "config.yaml").write_text(
+            f"model: {{size: {int(name == 'sft/5')}}}\ntrainer: {{max_steps: 1}}\n"
+        )
         if "pretrain" in name:
             (tmp_path / "mine" / name / "snapshots").mkdir()
     for name, begun in starts.items():
