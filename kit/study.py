@@ -108,9 +108,9 @@ def study(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None 
     Raises:
         KitError: anything that a person can mend; what is done stays done.
     """
-    base = compose([*overrides, f"experiment={EXPERIMENT}"])
-    folders = [Path(folder) for folder in base.configs or []]
-    found = load(name, folders)
+    folders = compose([text for text in overrides if text.startswith("configs=")]).configs or []
+    found = load(name, [Path(folder) for folder in folders])
+    base = compose([*found.overrides, *overrides, f"experiment={EXPERIMENT}"])  # keys that the study brings may be set
     work = _Work(found, list(overrides), list(seeds or found.seeds), base)
     return work.carry_out()
 

@@ -136,6 +136,13 @@ def test_every_study_of_the_kit_can_be_composed(name):
         assert set(pair) <= set(found.arms)
 
 
+def test_what_a_study_brings_can_be_set(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("kit.study._Work.carry_out", lambda work: seen.append(work._composed(work.study.overrides)))
+    assert main(["study", "name=real", "data.members.real.train=mine.jsonl", f"runs={tmp_path}", "tracking=false"]) == 0
+    assert seen[0].data.members.real.train == "mine.jsonl" and seen[0].data.members.cockpit.weight == 1
+
+
 def test_wrong_names_and_seeds(tmp_path, capsys):
     assert main(["study", "name=ia_stf"]) == 2
     assert "unknown study ia_stf; did you mean ia_sft?" in capsys.readouterr().err
