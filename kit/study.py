@@ -51,7 +51,7 @@ class Study:
         evaluate: evaluation -> overrides of `evaluate`.
         measures: column -> where its figure stands: (evaluation, way, group, rate) in a report, or (stage, figure) in
             the metrics of a run.
-        expect: column -> the arm and the one that it should be lower than, [lower, higher].
+        expect: column -> the arm and the one that it should be lower than, [lower, higher], or several such pairs.
         shared: stages that are trained with the first seed of `seeds` only, whatever seeds are asked for.
         curves: for arms that differ in a quantity: its name -> line -> arm -> the quantity. Drawn instead of dots.
     """
@@ -66,9 +66,14 @@ class Study:
     arms: dict[str, dict[str, list[str]]]
     evaluate: dict[str, list[str]]
     measures: dict[str, list[str]]
-    expect: dict[str, list[str]] = field(default_factory=dict)
+    expect: dict[str, list[Any]] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     curves: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    def expected(self) -> list[tuple[str, str, str]]:
+        """Column, the arm that should be lower in it, and the one that should be higher."""
+        pairs = {column: one if isinstance(one[0], list) else [one] for column, one in self.expect.items()}
+        return [(column, *pair) for column, several in pairs.items() for pair in several]
 
 
 def names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -305,7 +310,7 @@ def table(study: Study, seeds: Sequence[int], results: Mapping[str, Mapping[str,
     rows += [_row(arm, [told(values[column]) for column in columns]) for arm, values in results.items()]
     lines = [f"**{study.question}** The paper: {study.claim}", "", *rows, ""]
     lines.append(f"Mean ± deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
-    for column, (lower, higher) in study.expect.items():
+    for column, lower, higher in study.expected():
         lines.append(f"{column}, {lower} below {higher}: {verdict(results[lower][column], results[higher][column])}.")
     lines += ["", f"`python -m kit study name={study.name}`", ""]
     return "\n".join(lines)

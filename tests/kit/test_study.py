@@ -32,6 +32,7 @@ measures:
   loss: [align, dev/text_loss]
 expect:
   loss: [one, other]
+  PER: [[one, other], [other, one]]
 """
 
 
@@ -57,6 +58,7 @@ def test_a_study_shares_what_its_arms_have_in_common_and_repeats_nothing(where, 
     assert [len(started(folder, stage)) for stage in ("language_model", "pretrain", "align")] == [1, 2, 4]
     assert "| one |" in first
     assert "loss, one below other: " in first
+    assert "PER, one below other: " in first and "PER, other below one: " in first
     results = json.loads((folder / "runs/studies/views/results.json").read_text())
     assert {arm: {column: len(row) for column, row in rows.items()} for arm, rows in results["arms"].items()} == {
         "one": {"PER": 2, "loss": 2},
@@ -131,9 +133,9 @@ def test_every_study_of_the_kit_can_be_composed(name):
         compose([*found.overrides, *overrides])
     known = {*found.evaluate, "pretrain", "align", "ia_sft", "sft", "context_sft"}
     assert all(where[0] in known for where in found.measures.values())
-    for column, pair in found.expect.items():
+    for column, *pair in found.expected():
         assert column in found.measures
-        assert set(pair) <= set(found.arms)
+        assert len(pair) == 2 and set(pair) <= set(found.arms)
 
 
 def test_what_a_study_brings_can_be_set(monkeypatch, tmp_path):

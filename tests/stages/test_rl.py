@@ -77,7 +77,7 @@ def test_rewards_rise(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "plugins", plugins)
     alone = [f"stage.rewards.{name}.weight=0" for name in ("accuracy", "hallucination", "context")]
     alone += ["+stage.rewards.han={_target_: plugins.Han, weight: 1.0}", "stage.loss.ctc=0"]
-    alone += ["stage.augment=null", "stage.kl=0.04"]
+    alone += ["stage.augment=null", "stage.kl=0.04", "stage.loss.text=0", "stage.optimizer.muon=null"]
     rates = ["stage.group=8", "stage.optimizer.lr=3e-2", "stage.optimizer.scale.llm=1.0", "trainer.max_steps=20"]
     stage, data = make_stage("rl", corpus, None, *SMALL, *alone, *rates)
     optimizer = stage.configure_optimizers()["optimizer"]
