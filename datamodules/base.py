@@ -351,27 +351,34 @@ class SpeechData(L.LightningDataModule):
         """(n,) how often the utterances of training are to come up; None for all alike."""
         return None
 
-    def _drawn_weights(self, cuts: CutSet, power: float) -> torch.Tensor | None:
-        """`weights`, and of clips without speech such that `stage.no_speech` of what is drawn are such clips."""
+    def _drawn(self, cuts: CutSet, power: float) -> tuple[torch.Tensor | None, int]:
+        """`weights`, and of clips without speech such that `stage.no_speech` of what is drawn are such clips; and the
+        utterances of an epoch: those with speech, and so many clips.
+        """
         share, weights = self.config.stage.get("no_speech") or 0.0, self.weights()
         if not 0 <= share < 1:
             raise UsageError(f"stage.no_speech={share} is no share of the utterances drawn; give 0 to below 1")
         if not share:
-            return weights
+            return weights, len(cuts)
         clips = len(self.cuts(self.NO_SPEECH))
+        size = len(cuts) - clips
+        count = max(size + 1, round(size / (1 - share)))
         lengths = durations(cuts) ** power
-        weights = torch.ones(len(cuts) - clips, dtype=torch.float64) if weights is None else weights
-        speech, silent = (weights * lengths[:-clips]).sum(), lengths[-clips:].sum()
-        return torch.cat([weights, torch.full((clips,), float(share / (1 - share) * speech / silent))])
+        weights = torch.ones(size, dtype=torch.float64) if weights is None else weights
+        speech, silent = float((weights * lengths[:size]).sum()), float(lengths[size:].sum())
+        ours = torch.full((clips,), speech / silent * (count / size - 1), dtype=torch.float64)
+        return torch.cat([weights, ours]), count
 
     def train_dataloader(self) -> DataLoader:
         """Batches without end: speech, or text where the stage asks for `stage.data: text`."""
         if self.config.stage.get("data", "speech") == "text":
             return self._text_loader()
         cuts, power = self.cuts(self.drawn_part()), self.config.stage.get("favor_long") or 0.0
-        weights = self._drawn_weights(cuts, power)
+        weights, count = self._drawn(cuts, power)
         drawn = bool(power) or weights is not None or cuts.is_lazy
-        sampler = FavorLong(cuts, power, self.config.seed, self._buckets, weights) if drawn else self._buckets(cuts)
+        sampler = (
+            FavorLong(cuts, power, self.config.seed, self._buckets, weights, count) if drawn else self._buckets(cuts)
+        )
         return self._loader(self._augmented_train(), Endless(sampler, self.position))
 
     def _augmented_train(self) -> SpeechDataset:

@@ -23,7 +23,7 @@ _BLOCK = 4096  # slips made at once
 
 
 class FavorLong:
-    """A sampler whose epochs hold as many utterances as there are, drawn by weight and by duration to a power.
+    """A sampler whose epochs hold utterances that are drawn by weight and by duration to a power.
 
     Args:
         cuts: all of them; their ids need not differ. Those that are not held in memory are not made for this either.
@@ -31,6 +31,7 @@ class FavorLong:
         seed: with the epoch it decides what is drawn.
         sampler: makes a Lhotse sampler of the utterances drawn; `shuffle=False` where they come in random order.
         weights: (n,) of the cuts; None for equal ones.
+        count: utterances of an epoch; None for as many as there are.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class FavorLong:
         seed: int,
         sampler: Callable[..., Any],
         weights: Tensor | None = None,
+        count: int | None = None,
     ) -> None:
         self.cuts: Sequence[Any] = cuts.data if isinstance(cuts.data, Sequence) else list(cuts)
         self.power, self.seed, self.sampler = power, seed, sampler
@@ -47,6 +49,7 @@ class FavorLong:
         self._durations = seconds.numpy()
         self._weights = seconds**power * (1.0 if weights is None else weights)
         self._mixed, self._archives = weights is not None, archives(cuts)
+        self._count = len(seconds) if count is None else count
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -55,7 +58,7 @@ class FavorLong:
 
     def __iter__(self) -> Iterator[CutSet]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._epoch)
-        rows = draw(self._weights, generator)
+        rows = draw(self._weights, generator, self._count)
         if self._mixed:  # what comes up several times lies side by side
             rows = rows[torch.randperm(len(rows), generator=generator)]
         if self._archives is not None:
@@ -109,17 +112,17 @@ class Slips(Sequence[Slip]):
             yield from map(Slip, self.places[block].tolist(), self.durations[block].tolist())
 
 
-def draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """As many rows (N,) as there are weights (N,), each in proportion to its weight.
+def draw(weights: Tensor, generator: torch.Generator, count: int) -> Tensor:
+    """So many rows (count,), each in proportion to its weight (N,).
 
     Systematic resampling: how often a row comes up differs by less than one from its expectation, so that equal weights
     give every row once.
     """
     order = torch.randperm(len(weights), generator=generator)
-    expected = weights[order] * (len(weights) / weights.sum())
+    expected = weights[order] * (count / weights.sum())
     offset = torch.rand((), generator=generator, dtype=expected.dtype)
-    ends = (expected.cumsum(0) + offset).floor().long().clamp_max(len(weights))
-    ends[-1] = len(weights)  # whatever rounding left
+    ends = (expected.cumsum(0) + offset).floor().long().clamp_max(count)
+    ends[-1] = count  # whatever rounding left
     return order.repeat_interleave(ends.diff(prepend=ends.new_zeros(1)))
 
 

@@ -66,7 +66,9 @@ class Representation(L.Callback):
         if step == trainer.max_steps or shares_parameters(trainer):
             return  # a validation comes, or one process has but a part of the encoder
         data, encoder = trainer.datamodule, getattr(module.recognizer, "encoder", None)  # type: ignore[attr-defined]
-        if encoder is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
+        if encoder is None or not isinstance(data, SpeechData):
+            return
+        if not any(parameter.requires_grad for parameter in encoder.parameters()):
             return
         batches = self._probe(data, "dev", self.utterances)
         reference = self._pretrained(trainer, batches)
