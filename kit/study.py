@@ -100,7 +100,21 @@ def load(name: str, folders: Sequence[Path] = ()) -> Study:
     if drawn - set(content["arms"]):
         raise UsageError(f"{known[name]}: curves name {min(drawn - set(content['arms']))}, which is no arm")
     content["arms"] = {arm: stages or {} for arm, stages in content["arms"].items()}
-    return Study(name=name, **content)
+    found = Study(name=name, **content)
+    _check_expected(found, known[name])
+    return found
+
+
+def _check_expected(study: Study, path: Path) -> None:
+    """Before hours of training, not behind them."""
+    for column, pairs in study.expect.items():
+        several = pairs if isinstance(pairs, list) and pairs and isinstance(pairs[0], list) else [pairs]
+        wrong = [
+            pair for pair in several if not isinstance(pair, list) or len(pair) != 2 or set(pair) - set(study.arms)
+        ]
+        if column not in study.measures or wrong:
+            what = f"expects {wrong[0]} of {column}" if wrong else f"expects something of {column}, which is no measure"
+            raise UsageError(f"{path}: {what}; write [lower, higher] with two of its arms, or a list of such pairs")
 
 
 def study(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Path:

@@ -145,6 +145,24 @@ def test_what_a_study_brings_can_be_set(monkeypatch, tmp_path):
     assert seen[0].data.members.real.train == "mine.jsonl" and seen[0].data.members.cockpit.weight == 1
 
 
+@pytest.mark.parametrize(
+    "expected, told",
+    [
+        ("{loss: [one, two]}", "expects ['one', 'two'] of loss"),
+        ("{loss: [one]}", "expects ['one'] of loss"),
+        ("{loss: []}", "expects [] of loss"),
+        ("{loss: [[one, other], other]}", "expects other of loss"),
+        ("{speed: [one, other]}", "expects something of speed, which is no measure"),
+    ],
+)
+def test_what_cannot_be_expected_is_told_before_training(where, capsys, expected, told):
+    folder, common = where
+    text = STUDY[: STUDY.index("expect:")] + f"expect: {expected}\n"
+    (folder / "configs/study/views.yaml").write_text(text)
+    assert main(["study", "name=views", f"configs={folder / 'configs'}", *common]) == 2
+    assert f"views.yaml: {told}; write [lower, higher]" in capsys.readouterr().err
+
+
 def test_wrong_names_and_seeds(tmp_path, capsys):
     assert main(["study", "name=ia_stf"]) == 2
     assert "unknown study ia_stf; did you mean ia_sft?" in capsys.readouterr().err
