@@ -25,8 +25,9 @@ class MixedData(SpeechData):
 
     A member is an option of configs/data with its share, or, under any name, a mapping: `data` (the option; the name if
     it is not given), `weight` and other values of its data section. Shares are of seconds; null instead of a share
-    stands for as many as the member has, and has to be null for all then. An epoch draws as many utterances as there
-    are, each by its member's share; parts to report are called MEMBER/PART.
+    stands for as many as the member has, and has to be null for all then. With 0 none of a member's recordings is
+    trained on; its texts are read, and its parts reported. An epoch draws as many utterances as there are, each by its
+    member's share; parts to report are called MEMBER/PART.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -89,10 +90,12 @@ def _described(name: str, value: Any) -> dict[str, Any]:
 def _checked_shares(shares: dict[str, Any]) -> dict[str, float | None]:
     for name, share in shares.items():
         number = isinstance(share, (int, float)) and not isinstance(share, bool)
-        if share is not None and not (number and 0 < share < float("inf")):
-            raise UsageError(f"the share of {name} in data.members is {share}; give a number above 0, or null")
+        if share is not None and not (number and 0 <= share < float("inf")):
+            raise UsageError(f"the share of {name} in data.members is {share}; give a number, 0 or more, or null")
     if None in shares.values() and any(share is not None for share in shares.values()):
         raise UsageError("some of data.members have a share and some have none; give all one, or none")
+    if not any(share is None or share > 0 for share in shares.values()):
+        raise UsageError("all of data.members have the share 0; give one of them more")
     return shares
 
 

@@ -113,12 +113,13 @@ class Slips(Sequence[Slip]):
 
 
 def draw(weights: Tensor, generator: torch.Generator, count: int) -> Tensor:
-    """So many rows (count,), each in proportion to its weight (N,).
+    """So many rows (count,), each in proportion to its weight (N,), which is 0 or more and not 0 for all.
 
     Systematic resampling: how often a row comes up differs by less than one from its expectation, so that equal weights
     give every row once.
     """
     order = torch.randperm(len(weights), generator=generator)
+    order = order[weights[order] > 0]  # or rounding might give one its turn
     expected = weights[order] * (count / weights.sum())
     offset = torch.rand((), generator=generator, dtype=expected.dtype)
     ends = (expected.cumsum(0) + offset).floor().long().clamp_max(count)

@@ -104,7 +104,7 @@ for row, line in enumerate(matrix):
 #
 # ```
 # python -m kit fit stage=align stage.snapshot=null
-# python -m kit fit stage=sft "stage.requires=[align]" "stage.starts_from={*: align}" upstream=runs/default/align/RUN
+# python -m kit fit stage=sft stage.after=align upstream=runs/default/align/RUN
 # ```
 #
 # `python -m kit study name=ia_sft` trains both with three seeds, and the same number of steps.

@@ -120,6 +120,17 @@ def test_a_restored_position_goes_on_with_the_next_batch(cache, monkeypatch, lim
         assert one.position == other.position
 
 
+def test_a_member_with_the_share_0_is_reported_but_not_trained_on(cache):
+    data = mix(cache, "data.members={aishell: 1, librispeech: {weight: 0, train: [train_clean_100]}}")
+    stream = iter(data.train_dataloader())
+    seen = set()
+    while (batch := next(stream)).position[0] < 3:
+        seen |= {cut.id for cut in batch.cuts}
+    assert {owner(name) for name in seen} == {"aishell"}
+    assert len(seen) == len(data.members["aishell"].cuts("train"))
+    assert "librispeech/test_clean" in data.test_parts() and "turn on the radio" in data.texts()
+
+
 def test_what_comes_up_often_is_not_side_by_side(cache):
     data = mix(cache, "data.members={aishell: 1, librispeech: {weight: 50, train: [train_clean_100]}}")
     drawn = []
@@ -160,7 +171,8 @@ def test_a_member_by_another_name(cache, tmp_path):
         ("{}", "data=mix needs members, such as"),
         ("[aishell]", "data=mix needs members, such as"),
         ("{aishel: 1}", "unknown data aishel; did you mean aishell?"),
-        ("{aishell: 0}", "the share of aishell in data.members is 0; give a number above 0, or null"),
+        ("{aishell: -1}", "the share of aishell in data.members is -1; give a number, 0 or more, or null"),
+        ("{aishell: 0, librispeech: 0}", "all of data.members have the share 0; give one of them more"),
         ("{aishell: true}", "the share of aishell in data.members is True"),
         ("{aishell: 1, librispeech: null}", "some of data.members have a share and some have none"),
         ("{aishell: {weight: 1, trian: x}}", "data.members.aishell has no value trian; see configs/data/aishell.yaml"),

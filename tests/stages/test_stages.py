@@ -15,10 +15,11 @@ from kit.plan import needed
 from stages.base import cosine, freeze_except
 from stages.language_model import PseudoSpeech
 
-STAGES = ["language_model", "pretrain", "align", "ia_sft", "sft", "context_sft", "rl", "phoneme_head"]
+STAGES = ["language_model", "pretrain", "adapt", "align", "ia_sft", "sft", "context_sft", "rl", "phoneme_head"]
 MOVES = {
     "language_model": {"llm"},
     "pretrain": {"encoder", "phoneme_head"},
+    "adapt": {"encoder", "phoneme_head"},
     "align": {"adaptor"},
     "ia_sft": {"adaptor", "llm"},
     "sft": set(PARTS),
@@ -97,6 +98,21 @@ def test_the_phoneme_head_starts_from_the_stages_that_were_said(corpus, tmp_path
         for key, value in stage.recognizer.state_dict().items():
             wanted = source if key.startswith("phoneme_head") else first
             assert torch.equal(value, wanted.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "wanted"),
+    [
+        ("align", "adapt", ["language_model", "adapt"]),
+        ("sft", "align", ["align"]),
+        ("context_sft", "align", ["align"]),
+        ("rl", "sft", ["sft"]),
+    ],
+)
+def test_a_stage_begins_with_the_one_that_was_said(name, after, wanted):
+    config = small_config(f"stage={name}", f"stage.after={after}")
+    assert needed(config) == wanted
+    assert after in config.stage.starts_from.values()
 
 
 def test_init_gives_all_the_parts_it_has(corpus, tmp_path):
