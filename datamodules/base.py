@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -56,6 +56,9 @@ from kit.model.subsampling import output_length
 from kit.text.keywords import mine
 from kit.text.normalize import language_of, normalize
 from kit.text.phonemes import CharacterInventory, PhonemeInventory
+
+if TYPE_CHECKING:
+    from kit.model.recognizer import Recognizer
 
 # An encoder frame sees 7 feature frames of 25 ms every 10 ms: its middle lies here.
 FRAME_SECONDS, FRAME_MIDDLE = 0.04, 0.0425
@@ -163,6 +166,7 @@ class SpeechData(L.LightningDataModule):
         self._inventory: PhonemeInventory | None = None
         self.position = (0, 0)
         self.left_out: dict[str, list[str]] = {}  # part -> ids of utterances that it cannot have, for reports
+        self._features: DictConfig | None = None
         self._stores: dict[str, FeatureStore] = {}
         self._cuts: dict[str, CutSet] = {}
         self._datasets: dict[str, SpeechDataset] = {}
@@ -177,8 +181,8 @@ class SpeechData(L.LightningDataModule):
 
     @property
     def features(self) -> dict[str, Any]:
-        """What the features are made of: `model.features`, as `LogMel` takes it."""
-        return {str(key): value for key, value in self.config.model.features.items()}
+        """What the features are made of, as `LogMel` takes it: `model.features`, or what `use_model` said."""
+        return {str(key): value for key, value in (self._features or self.config.model.features).items()}
 
     @property
     def inventory(self) -> PhonemeInventory:
@@ -193,6 +197,14 @@ class SpeechData(L.LightningDataModule):
         """Write labels in the symbols of a model that is there already."""
         if inventory != self.inventory:
             self._inventory = inventory
+            self._datasets.clear()
+
+    def use_model(self, recognizer: Recognizer) -> None:
+        """Write labels, and make features, as a model wants them that is there already."""
+        self.use_inventory(recognizer.inventory)
+        before, self._features = self.features, recognizer.config.features
+        if self.features != before:
+            self._stores.clear()
             self._datasets.clear()
 
     def warm_up(self) -> None:

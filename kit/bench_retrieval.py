@@ -76,7 +76,7 @@ def bench(overrides: Sequence[str]) -> int:
     with quiet():
         data = data_module(config)
         recognizer = load_export(export, PARTS)
-        data.use_inventory(recognizer.inventory)
+        data.use_model(recognizer)
         parts = {part: list(listen(recognizer, data, part, config.decoding)) for part in ["dev", *data.test_parts()]}
     with tempfile.TemporaryDirectory() as scratch:
         database = _database(chosen, data, recognizer.inventory, Path(scratch))

@@ -235,13 +235,29 @@ def export_for(config):  # type: ignore[no-untyped-def]  # as above
 
     from kit.runs import export_of, newest_export
 
-    if config.checkpoint is not None:
-        return export_of(config.checkpoint)
-    export = newest_export(Path(config.runs))
+    export = export_of(config.checkpoint) if config.checkpoint is not None else newest_export(Path(config.runs))
     if export is None:
         raise UsageError(f"no finished run in {config.runs}; train one with python -m kit fit, or give checkpoint=PATH")
-    print(f"using {export}", file=sys.stderr)
+    _check_model(config, export)
+    if config.checkpoint is None:
+        print(f"using {export}", file=sys.stderr)
     return export
+
+
+def _check_model(config, export) -> None:  # type: ignore[no-untyped-def]  # as above
+    """Refuse what the command line says of the model where the export is of another one, which is what runs."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from kit.model.export import read_about
+
+    texts = [text for text in config.overrides if re.match(r"[+~]*model[.=]", text)]
+    told = OmegaConf.create({"model": read_about(export)["model"]} if texts else {})
+    for text in texts:
+        key = re.sub(r"^model$", "model.name", text.lstrip("+~").partition("=")[0])
+        asked, has = OmegaConf.select(config, key), OmegaConf.select(told, key)
+        if asked != has and not isinstance(asked, DictConfig):
+            what = f"{export} has {key}={has}, not {asked}"
+            raise UsageError(f"{what}; leave {text} out, or give checkpoint=PATH of a run that has it")
 
 
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {

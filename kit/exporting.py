@@ -82,7 +82,7 @@ def _measured(config: Any, recognizer: Recognizer, chunk: Chunk, out: Path, coun
     from kit.fit import data_module
 
     data = data_module(config)
-    data.use_inventory(recognizer.inventory)
+    data.use_model(recognizer)
     split = config.split or data.test_parts()[0]
     batches = data.probe(count, split)
     said = sum(len(batch) for batch in batches)

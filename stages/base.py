@@ -21,7 +21,7 @@ from datamodules.batch import SpeechBatch
 from kit.audio.augmentation import SpecAugment
 from kit.decoding.phonemes import greedy
 from kit.distributed import share_parameters
-from kit.errors import KitError
+from kit.errors import KitError, UsageError
 from kit.evaluation.metrics import PhonemeErrorRate
 from kit.model.encoder import WHOLE, Chunk, draw_chunk
 from kit.model.export import PHONEMES, load_tensors, read_about
@@ -97,6 +97,8 @@ class Stage(L.LightningModule):
         sources = {part: folder for part in parts if (folder := _source(part, config, starts))}
         model = config.model.copy()
         weights = None
+        if "encoder" in sources:
+            _check_features(config, sources["encoder"])
         if "llm" in sources:
             model.llm.config = OmegaConf.create(read_about(sources["llm"])["model"]["llm"]["config"])
         elif "llm" in parts and model.llm.pretrained:
@@ -286,6 +288,17 @@ class TranscriptStage(Stage):
     def hints(self, batch: SpeechBatch) -> Sequence[Sequence[str]] | None:
         """Words for the prompt of each utterance, drawn anew; None for no hints at all."""
         return [self.draw(text) for text in batch.texts] if self.draw else None
+
+
+def _check_features(config: DictConfig, folder: Path) -> None:
+    """An encoder hears nothing in features of another kind, and fits them all the same.
+
+    Raises:
+        UsageError: the export was trained on other features than `config` makes.
+    """
+    for key, value in read_about(folder)["model"].get("features", {}).items():
+        if config.model.features.get(key) != value:
+            raise UsageError(f"the encoder of {folder} was trained with model.features.{key}={value}; say so here, too")
 
 
 def _source(part: str, config: DictConfig, starts: Mapping[str, Path]) -> Path | None:

@@ -36,7 +36,7 @@ def calibrate(config: DictConfig, export: Path, data: SpeechData, database: Data
     """
     recognizer = load_export(export, PARTS)
     database.manifest.check_inventory(database.folder.parent, recognizer.inventory)
-    data.use_inventory(recognizer.inventory)
+    data.use_model(recognizer)
     search = search_in(database, recognizer.inventory, LOOSE, config.retrieval.get("shortest"))
     judged = judge(recognizer, data, config, search)
     points = curve(judged.hints, judged.names)

@@ -188,7 +188,7 @@ def measure(
     Raises:
         KitError: two utterances have one id.
     """
-    data.use_inventory(recognizer.inventory)
+    data.use_model(recognizer)
     if config.decoding.stream:
         return measure_streams(config, recognizer, data)
     judge = Judge(config, data)

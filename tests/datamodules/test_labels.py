@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from lhotse.supervision import AlignmentItem
-from small import small_config
+from small import small_config, small_recognizer
 
 from datamodules.labels import respelled
 from kit.text.phonemes import CharacterInventory, PhonemeInventory, pronounce
@@ -57,3 +57,13 @@ def test_labels_follow_the_model_that_is_there(corpus):
     assert not torch.equal(next(iter(data.train_dataloader())).phonemes, phonemes)
     data.use_inventory(PhonemeInventory.default())
     assert torch.equal(next(iter(data.train_dataloader())).phonemes, phonemes)
+
+
+def test_features_follow_the_model_that_is_there(corpus):
+    data = corpus.data(small_config("stage=pretrain", cache=corpus.cache))
+    (part, *_) = data.test_parts()
+    heard = next(iter(data.part_dataloader(part))).features
+    data.use_model(small_recognizer(("encoder", "phoneme_head"), 0, "model.features.bins=40"))
+    assert next(iter(data.part_dataloader(part))).features.shape[-1] == 40
+    data.use_model(small_recognizer(("encoder", "phoneme_head")))
+    assert torch.equal(next(iter(data.part_dataloader(part))).features, heard)

@@ -255,7 +255,7 @@ def test_an_evaluation_hears_archives_as_it_hears_files(made, decoding, noise):
         fast = ["decoding.max_tokens=2", "decoding.beam=1", *noise]
         config = small_config("data=manifest", f"data.test={test}", f"decoding={decoding}", *fast, cache=made / "cache")
         data, recognizer = ManifestData(config), small_recognizer()
-        data.use_inventory(recognizer.inventory)
+        data.use_model(recognizer)
         streams = decoding == "streaming"
         report = (
             measure_streams(config, recognizer, data, silence=False) if streams else measure(config, recognizer, data)

@@ -9,11 +9,13 @@ from pathlib import Path
 import commands
 import pytest
 import toys
+from small import small_config, small_recognizer
 
 import kit.config
 from kit import cli
-from kit.cli import main, split
+from kit.cli import export_for, main, split
 from kit.errors import UsageError
+from kit.model.export import save_export
 
 ROOT = Path(kit.__file__).resolve().parents[1]
 
@@ -115,6 +117,17 @@ def test_transcribe_prints_a_line_a_file_and_goes_on_after_a_bad_one(toy, capsys
     assert shown.err.splitlines() == ["using runs/default/sft/1/export", "kit: bad.wav is no audio"]
     assert main(["transcribe", "a.wav", f"checkpoint={toy.parent}"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_an_export_of_another_model_than_asked_for_is_refused(tmp_path):
+    save_export(small_recognizer(), tmp_path, {})
+    assert export_for(small_config(f"checkpoint={tmp_path}", "model=tiny", "model.features.bins=80")) == tmp_path
+    for text, answer in [
+        ("model.features.bins=40", f"{tmp_path} has model.features.bins=80, not 40; leave model.features.bins=40 out"),
+        ("model=nim4", f"{tmp_path} has model.name=tiny, not nim4; leave model=nim4 out"),
+    ]:
+        with pytest.raises(UsageError, match=re.escape(answer)):
+            export_for(small_config(f"checkpoint={tmp_path}", text))
 
 
 def test_info_and_evaluate(toy, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import make_stage, small_config, small_recognizer
 
-from kit.errors import KitError
+from kit.errors import KitError, UsageError
 from kit.model.export import save_export
 from kit.model.recognizer import PARTS
 from kit.plan import needed
@@ -131,6 +131,12 @@ def test_normalization_comes_from_the_training_features(corpus, tmp_path, anew):
     frames = torch.cat([data.store("train")[cut.id] for cut in data.cuts("train")])
     torch.testing.assert_close(stage.recognizer.encoder.mean, frames.mean(0), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(stage.recognizer.encoder.scale, 1 / frames.std(0), atol=1e-3, rtol=1e-3)
+
+
+def test_an_encoder_of_other_features_is_refused(corpus, tmp_path):
+    save_export(small_recognizer(), tmp_path, {})
+    with pytest.raises(UsageError, match="was trained with model.features.bins=80; say so here, too"):
+        make_stage("pretrain", corpus, {"init": tmp_path}, "model.features.bins=40")
 
 
 def test_the_kick_start_fades(corpus):

@@ -35,7 +35,7 @@ class Ear:
     inventory, device = INVENTORY, torch.device("cpu")
 
     def __init__(self, data, split=SPLIT, errors=0.08):
-        self._batches = {}
+        self._batches, self.config = {}, data.config.model
         dataloader, draw = data.part_dataloader, random.Random(0)
         self.heard = {}  # utterance -> (T, V)
         for batch in dataloader(split):
