@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -244,7 +245,7 @@ class _Work:
     def _write(self, results: Mapping[str, Mapping[str, list[float]]]) -> list[Path]:
         """Print the table; write it, the figures and the numbers, and tell where."""
         table_file, figure, numbers = (self.folder / name for name in ("table.md", "figure.svg", "results.json"))
-        text = table(self.study, self.seeds, results)
+        text = table(self.study, self.seeds, results, self.overrides)
         write_text(numbers, json.dumps({"seeds": self.seeds, "arms": results}, indent=1))
         write_text(table_file, text)
         draw(figure, self.study, results)
@@ -314,19 +315,30 @@ def verdict(lower: Sequence[float], higher: Sequence[float]) -> str:
     clear = abs(mean) > 2 * error and len({one > 0 for one in differences}) == 1
     word = ("holds" if mean < 0 else "reversed") if clear else "not decided"
     digits = 3 if abs(mean) < 2 else 1
-    return f"{word}: {mean:+.{digits}f} ± {error:.{digits}f}"
+    spread = f"± {error:.{digits}f}" if math.isfinite(error) else "with one seed"
+    return f"{word}: {mean:+.{digits}f} {spread}"
 
 
-def table(study: Study, seeds: Sequence[int], results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """The study in Markdown: question, claim, a row an arm with mean and deviation, and what became of expectations."""
+def table(
+    study: Study,
+    seeds: Sequence[int],
+    results: Mapping[str, Mapping[str, Sequence[float]]],
+    overrides: Sequence[str] = (),
+) -> str:
+    """The study in Markdown: question, claim, a row an arm with mean and deviation, what became of expectations, and
+    the command that makes it again."""
     columns = list(study.measures)
     rows = [_row("arm", columns), _row("---", ["---"] * len(columns))]
     rows += [_row(arm, [told(values[column]) for column in columns]) for arm, values in results.items()]
     lines = [f"**{study.question}** The paper: {study.claim}", "", *rows, ""]
-    lines.append(f"Mean ± deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
+    listed = ", ".join(map(str, seeds))
+    over = f"Mean ± deviation over {len(seeds)} seeds" if len(seeds) > 1 else "One seed"
+    lines += [f"{over} ({listed}).", ""]
     for column, lower, higher in study.expected():
-        lines.append(f"{column}, {lower} below {higher}: {verdict(results[lower][column], results[higher][column])}.")
-    lines += ["", f"`python -m kit study name={study.name}`", ""]
+        lines.append(f"- {column}, {lower} below {higher}: {verdict(results[lower][column], results[higher][column])}.")
+    own = [] if list(seeds) == study.seeds else [f"seeds=[{','.join(map(str, seeds))}]"]
+    command = shlex.join([f"name={study.name}", *own, *overrides])
+    lines += ["", f"`python -m kit study {command}`", ""]
     return "\n".join(lines)
 
 

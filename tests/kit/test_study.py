@@ -1,6 +1,7 @@
 """Studies: every arm with every seed, what they share trained once, and a table that says what was found."""
 
 import json
+import shlex
 import statistics
 from types import SimpleNamespace
 
@@ -200,9 +201,21 @@ def test_a_verdict_needs_all_seeds_and_two_standard_errors():
     assert study.verdict([1.0, 2.0, 3.0], [3.0, 4.1, 4.9]).startswith("holds: -2.0")
     assert study.verdict([3.0, 4.1, 4.9], [1.0, 2.0, 3.0]).startswith("reversed: +2.0")
     assert study.verdict([1.0, 5.0, 3.0], [3.0, 4.0, 4.9]).startswith("not decided")
-    assert study.verdict([1.0], [3.0]).startswith("not decided")
+    assert study.verdict([1.0], [3.0]) == "not decided: -2.0 with one seed"
     error = statistics.stdev([-2.0, -2.1, -1.9]) / 3**0.5
     assert study.verdict([1.0, 2.0, 3.0], [3.0, 4.1, 4.9]).endswith(f"± {error:.1f}")
+
+
+def test_a_table_names_the_command_that_makes_it_again(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/odd.yaml").write_text(STUDY)
+    found, overrides = study.load("odd", [tmp_path]), ["data.train=my speech.jsonl", "threads=1"]
+    values = {arm: {measure: [1.0] for measure in found.measures} for arm in found.arms}
+    told = study.table(found, [4], values, overrides)
+    assert "One seed (4)." in told
+    command = shlex.split(told.split("`")[1].removeprefix("python -m kit study "))
+    assert study.options(command) == ({"name": "odd", "seeds": "[4]"}, overrides)
+    assert "seeds=" not in study.table(found, found.seeds, values)
 
 
 def test_a_measure_that_is_nowhere_is_told():
