@@ -252,7 +252,8 @@ def _value(item: Override, config: DictConfig, groups: Mapping[str, object]) -> 
     if wanted is str and not isinstance(value, (list, dict, type(None))) and text[:1] not in ("'", '"'):
         return text  # as it was typed: commas, backslashes and digits mean nothing else here
     if item.is_sweep_override():
-        raise UsageError(f"{item.input_line} gives several values where one is wanted; write a list as [a,b]")
+        told = f"{item.input_line} gives several values where one is wanted"
+        raise UsageError(f'{told}; write a list as [a,b], a text with a comma as "{override(key, text)}"')
     return _typed(key, value, wanted, config, groups)
 
 
