@@ -393,7 +393,7 @@ def _curves(study: Study, results: Mapping[str, Mapping[str, Sequence[float]]]) 
         for axes, column in zip(row, columns, strict=True):
             for place, (line, points) in enumerate(lines.items()):
                 _curve(axes, line, f"C{place}", {x: results[arm][column] for arm, x in points.items()})
-            axes.set(xscale="log", xlabel=quantity, title=column, ylim=(0, None))
+            axes.set(xscale="log", xlabel=quantity, title=column, ylim=(0, 1.08 * axes.dataLim.ymax or None))
             _ticks(axes, sorted({x for points in lines.values() for x in points.values()}))
         if len(lines) > 1:
             row[0].legend(frameon=False, fontsize="small")
