@@ -103,6 +103,8 @@ def _check_kit(command: str, files: list[str], overrides: list[str]) -> None:
     elif command == "import":
         kit.config.compose(kit.importing.options(overrides)[1])
     elif command == "study":
-        kit.config.compose(kit.study.options(overrides)[1])
+        own, rest = kit.study.options(overrides)
+        brought = kit.study.load(own["name"]).overrides if own.get("name") in kit.study.names([]) else []
+        kit.config.compose([*brought, *rest])  # keys that the study brings may be set
     else:
         kit.config.compose({"stream": cli.as_stream, "serve": cli.as_served}.get(command, list)(overrides))
